@@ -1,0 +1,1 @@
+"""plait: an IR-centric graph compiler."""

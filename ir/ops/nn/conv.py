@@ -1,0 +1,186 @@
+"""nn: convolutions, dense and quantised."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import ClassVar
+
+from plait.ir.op import Op, abstract, op, shaped
+from plait.ir.ops.common import Activation, conv_output, pads_of
+from plait.ir.types import QuantType, Shape, ShapedType, TensorType, Type, i32
+from plait.ir.value import Value
+
+
+def contraction_result(op: Op, x: Value, w: Value, b: Value | None, shape: Shape, out: Type | None) -> Type:
+    """Result type of a convolution or matrix product.
+
+    Dense operands give their own element type.  Quantised operands accumulate in
+    i32, with an i32 bias, and give `out`, a quantised type, or i32 where it is absent.
+    """
+    xt, wt = shaped(op, x, "x"), shaped(op, w, "w")
+    bt = None if b is None else shaped(op, b, "b")
+    if isinstance(xt, QuantType) or isinstance(wt, QuantType):
+        if not (isinstance(xt, QuantType) and isinstance(wt, QuantType)):
+            raise op.error(
+                f"{x} is {xt} but {w} is {wt}",
+                why="both are quantised or neither",
+                todo="insert quant.quantize",
+            )
+        if bt is not None and bt.dtype != i32:
+            raise op.error(f"bias {b} is {bt}", why="the bias of quantised operands is i32")
+        if out is None:
+            return TensorType(i32, shape)
+        if not isinstance(out, QuantType) or out.shape != shape:
+            raise op.error(
+                f"result is declared {out}", why=f"it is a quantised type of shape {list(map(str, shape))}"
+            )
+        return out
+    if out is not None and out != TensorType(xt.dtype, shape):
+        raise op.error(f"the result is declared {out} but is {TensorType(xt.dtype, shape)}")
+    for value, kind in ((w, wt), (b, bt)):
+        if kind is not None and kind.dtype != xt.dtype:
+            raise op.error(f"{x} is {xt} but {value} is {kind}", why="operands share one element type")
+    if not xt.dtype.is_float:
+        raise op.error(f"{x} is {xt}", why="a floating-point or quantised tensor is wanted")
+    return TensorType(xt.dtype, shape)
+
+
+@abstract
+class Convolution(Op):
+    """Base of convolutions over `spatial` trailing axes."""
+
+    spatial: ClassVar[int]
+    x: Value
+    w: Value
+    b: Value | None = None
+
+    def _operands_agree(self, groups: int, channels_in: object, channels_out: object) -> None:
+        if groups < 1:
+            raise self.error(f"groups {groups} must be at least 1")
+        if isinstance(channels_out, int) and channels_out % groups:
+            raise self.error(f"{channels_out} output channels do not split into {groups} groups")
+        if self.b is not None and shaped(self, self.b, "b").shape != (channels_out,):
+            raise self.error(
+                f"bias {self.b} is {self.b.type}",
+                why=f"it holds one number for each of {channels_out} channels",
+            )
+
+    def _ranks(self) -> tuple[ShapedType, ShapedType]:
+        x, w = shaped(self, self.x, "x"), shaped(self, self.w, "w")
+        for value, kind in ((self.x, x), (self.w, w)):
+            if kind.rank != self.spatial + 2:
+                raise self.error(f"{value} is {kind}", why=f"rank {self.spatial + 2} is wanted")
+        return x, w
+
+    def _forward(
+        self,
+        stride: tuple[int, ...],
+        pad: tuple[int, ...],
+        dilation: tuple[int, ...],
+        groups: int,
+        out: Type | None,
+    ) -> tuple[Type, ...]:
+        x, w = self._ranks()
+        self._operands_agree(groups, x.shape[1], w.shape[0])
+        if x.shape[1] != w.shape[1] * groups:
+            raise self.error(
+                f"{self.x} has {x.shape[1]} channels but {self.w} expects {w.shape[1]} x groups={groups}",
+                todo="check the channel counts and groups of the two layers",
+            )
+        pads = pads_of(self, pad, self.spatial)
+        spatial = tuple(
+            conv_output(self, size, kernel, s, p, d)
+            for size, kernel, s, p, d in zip(x.shape[2:], w.shape[2:], stride, pads, dilation, strict=True)
+        )
+        return (contraction_result(self, self.x, self.w, self.b, (x.shape[0], w.shape[0], *spatial), out),)
+
+
+@op("nn.conv1d")
+class Conv1d(Convolution):
+    """1-D convolution, NCL x OIL -> NCL, with bias and activation; pad is (each side) or (left, right)."""
+
+    spatial = 1
+    _: KW_ONLY
+    stride: tuple[int] = (1,)
+    pad: tuple[int, ...] = (0,)
+    dilation: tuple[int] = (1,)
+    groups: int = 1
+    act: Activation = "none"
+    act_alpha: float = 0.01
+    out: Type | None = None
+
+    def infer(self) -> tuple[Type, ...]:
+        return self._forward(self.stride, self.pad, self.dilation, self.groups, self.out)
+
+
+@op("nn.conv2d")
+class Conv2d(Convolution):
+    """2-D convolution, NCHW x OIHW -> NCHW, with bias and activation.
+
+    h_out = (h + pads - dilation*(kh-1) - 1) // stride + 1.  pad is (rows, columns)
+    or (top, left, bottom, right).
+    """
+
+    spatial = 2
+    _: KW_ONLY
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    act: Activation = "none"
+    act_alpha: float = 0.01
+    out: Type | None = None
+
+    def infer(self) -> tuple[Type, ...]:
+        return self._forward(self.stride, self.pad, self.dilation, self.groups, self.out)
+
+
+@op("nn.conv3d")
+class Conv3d(Convolution):
+    """3-D convolution, NCDHW x OIDHW -> NCDHW, with bias and activation."""
+
+    spatial = 3
+    _: KW_ONLY
+    stride: tuple[int, int, int] = (1, 1, 1)
+    pad: tuple[int, ...] = (0, 0, 0)
+    dilation: tuple[int, int, int] = (1, 1, 1)
+    groups: int = 1
+    act: Activation = "none"
+    act_alpha: float = 0.01
+    out: Type | None = None
+
+    def infer(self) -> tuple[Type, ...]:
+        return self._forward(self.stride, self.pad, self.dilation, self.groups, self.out)
+
+
+@op("nn.conv_transpose2d")
+class ConvTranspose2d(Convolution):
+    """Transposed 2-D convolution, NCHW x IOHW -> NCHW: the gradient of conv2d by its input.
+
+    h_out = (h-1)*stride - pads + dilation*(kh-1) + output_pad + 1.
+    """
+
+    spatial = 2
+    _: KW_ONLY
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, ...] = (0, 0)
+    output_pad: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    act: Activation = "none"
+    act_alpha: float = 0.01
+
+    def infer(self) -> tuple[Type, ...]:
+        x, w = self._ranks()
+        channels = w.shape[1] * self.groups
+        self._operands_agree(self.groups, x.shape[1], channels)
+        if x.shape[1] != w.shape[0]:
+            raise self.error(f"{self.x} has {x.shape[1]} channels but {self.w} expects {w.shape[0]}")
+        pads = pads_of(self, self.pad, 2)
+        spatial = tuple(
+            (size - 1) * s - sum(p) + d * (kernel - 1) + extra + 1
+            for size, kernel, s, p, d, extra in zip(
+                x.shape[2:], w.shape[2:], self.stride, pads, self.dilation, self.output_pad, strict=True
+            )
+        )
+        return (contraction_result(self, self.x, self.w, self.b, (x.shape[0], channels, *spatial), None),)
