@@ -127,7 +127,7 @@ def unpack_constants(graph: Graph, packed: bytes, file: str) -> dict[str, np.nda
 def _storable(array: np.ndarray) -> np.ndarray:
     """The array in an element type that every safetensors reader knows."""
     if array.dtype.kind == "c":
-        return np.ascontiguousarray(array)[..., None].view(np.float32)
+        return np.asarray(array, order="C")[..., None].view(np.float32)
     if array.dtype.kind == "V" or array.dtype.name == "bfloat16":
-        return np.ascontiguousarray(array).view(np.uint16)
-    return np.ascontiguousarray(array)
+        return np.asarray(array, order="C").view(np.uint16)
+    return np.asarray(array, order="C")

@@ -127,7 +127,7 @@ class Constant(Value):
 
 def hash_content(array: np.ndarray) -> str:
     """Content hash of an array: 16 hexadecimal digits."""
-    contiguous = np.ascontiguousarray(array)
+    contiguous = np.asarray(array, order="C")
     digest = hashlib.sha256(f"{contiguous.dtype.name}{contiguous.shape}".encode())
     if contiguous.size:
         digest.update(contiguous.reshape(-1).view(np.uint8).data)

@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || echo python3)
+STAMP := $(VENV)/.installed
+TYPED := .cache/typing/plait
+ROOMS := ir frontends passes backends predictors bench
+
+.PHONY: run test test-slow lint format bench tables clean
+
+run: $(STAMP)
+	$(BIN)/python bench/main_job.py resnet18 --show --json build/main_job.json
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) $(TYPED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=.cache/typing $(BIN)/mypy --strict -p plait.ir
+	MYPYPATH=.cache/typing $(BIN)/mypy -p plait
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	for script in bench/[a-z]*_*.py; do $(BIN)/python $$script || exit 1; done
+
+tables: $(STAMP)
+	$(BIN)/python bench/tables.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,bench,dev]'
+	touch $(STAMP)
+
+# mypy finds a package by its folder's name; the root of this one may be called anything.
+$(TYPED):
+	mkdir -p .cache/typing
+	ln -sfn ../.. $(TYPED)
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info

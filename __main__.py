@@ -1,0 +1,441 @@
+"""The command line: `plait lower | print | opt | verify | diff | run | compile | predict`.
+
+Every command reads a file or `-` (IR text from standard input), prints a table on a
+terminal and plain text in a pipe, takes `--json`, and exits with 2 and one clear
+message when its input is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from plait import api
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from plait.api import Graph
+
+app = typer.Typer(
+    name="plait",
+    help="plait: one graph IR from PyTorch and ONNX to CPU code, A100 CUDA and predictions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+Source = Annotated[
+    str, typer.Argument(help="A .onnx, .pt2 or .plait file, the name of an example, or - for IR text.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Dims = Annotated[list[str] | None, typer.Option("--dim", help="Value of a dim, B=8; may be repeated.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")]
+Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
+Pipeline = Annotated[str | None, typer.Option("--passes", "-p", help="Pipeline, pass{option=value},pass.")]
+
+
+# -- helpers ---------------------------------------------------------------------------
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner on a terminal while long work runs; nothing in a pipe."""
+    if err.is_terminal:
+        with err.status(what):
+            yield
+    else:
+        yield
+
+
+def read(source: str, *, dynamic: list[str] | None = None, seed: int = 0) -> Graph:
+    """The graph that a command-line source names."""
+    with working(f"lowering {source}"):
+        if source == "-":
+            return api.lower(sys.stdin.read())
+        return api.lower(source, dynamic=_dynamic(dynamic), seed=seed)
+
+
+def _dynamic(entries: list[str] | None) -> dict[str, dict[int, Any]] | None:
+    """`image:0=B` or `image:0=B:1..64` as the `dynamic` argument of `lower`."""
+    if not entries:
+        return None
+    found: dict[str, dict[int, Any]] = {}
+    for entry in entries:
+        place, equals, name = entry.partition("=")
+        parameter, colon, axis = place.rpartition(":")
+        symbol, _, span = name.partition(":")
+        low, dots, high = span.partition("..")
+        if not (
+            equals and colon and axis.isdigit() and (not span or (dots and low.isdigit() and high.isdigit()))
+        ):
+            raise api.InputError(
+                f"--dynamic {entry} is not understood",
+                todo="write INPUT:AXIS=NAME or INPUT:AXIS=NAME:LOW..HIGH",
+            )
+        found.setdefault(parameter, {})[int(axis)] = (symbol, int(low), int(high)) if span else symbol
+    return found
+
+
+def dim_values(entries: list[str] | None) -> dict[str, int]:
+    """`["B=8"]` as `{"B": 8}`."""
+    found = {}
+    for entry in entries or []:
+        name, equals, size = entry.partition("=")
+        if not equals or not size.isdigit():
+            raise api.InputError(
+                f"--dim {entry} is not understood", todo="write --dim NAME=SIZE, for instance B=8"
+            )
+        found[name] = int(size)
+    return found
+
+
+def emit_json(data: Any) -> None:
+    """Print data as JSON on standard output."""
+    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+
+
+def summary(graph: Graph) -> dict[str, Any]:
+    """What `lower` and `verify` report about a graph."""
+    return {
+        "name": graph.name,
+        "id": graph.id,
+        "ops": len(graph),
+        "constants": len(graph.constants),
+        "dims": {name: str(allowed) for name, allowed in graph.dims.items()},
+        "inputs": {value.name: str(value.type) for value in graph.inputs},
+        "outputs": {value.name: str(value.type) for value in graph.outputs},
+    }
+
+
+def random_inputs(graph: Graph, dims: dict[str, int], seed: int) -> dict[str, np.ndarray]:
+    """Seeded inputs of the declared types: normal floats, small non-negative integers."""
+    import numpy as np
+
+    from plait.ir.bind import default_dims
+    from plait.ir.dims import evaluate
+
+    values = default_dims(graph, {**{name: r.low for name, r in graph.dims.items()}, **dims})
+    generator = np.random.default_rng(seed)
+    found = {}
+    for value in graph.inputs:
+        kind = value.shaped
+        shape = tuple(evaluate(dim, values) for dim in kind.shape)
+        if kind.dtype.is_float:
+            found[value.name] = generator.standard_normal(shape).astype(kind.dtype.numpy)
+        else:
+            found[value.name] = generator.integers(0, 2, shape).astype(kind.dtype.numpy)
+    return found
+
+
+def read_inputs(
+    graph: Graph, files: list[str] | None, dims: dict[str, int], seed: int
+) -> dict[str, np.ndarray]:
+    """Inputs from NAME=FILE.npy entries; those not named are random."""
+    import numpy as np
+
+    given = {}
+    names = [value.name for value in graph.inputs]
+    for entry in files or []:
+        name, equals, path = entry.partition("=")
+        if not equals or name not in names:
+            raise api.InputError(
+                f"--input {entry} is not understood",
+                why=f"the inputs are {', '.join(names)}",
+                todo="write NAME=FILE.npy",
+            )
+        if not Path(path).is_file():
+            raise api.InputError(f"input file {path} does not exist", todo="check the path")
+        try:
+            given[name] = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as problem:
+            raise api.InputError(
+                f"cannot read {path}", why=str(problem), todo="write it with numpy.save"
+            ) from None
+    if len(given) == len(names):
+        return given
+    from plait.ir.bind import bind_input_shapes
+
+    known = bind_input_shapes(graph, {name: array.shape for name, array in given.items()})
+    return {**random_inputs(graph, {**known, **dims}, seed), **given}
+
+
+def kernel_table(executable: Any) -> Table:
+    """The kernels of an executable, one row each."""
+    table = Table(title=f"{len(executable.kernels)} kernels for {executable.target.name}")
+    columns = ("kernel", "calls", "registers", "shared bytes", "spills", "grid", "block", "IR ops")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in executable.kernels:
+        data = row.to_dict()
+        cells = [
+            data.get(k) for k in ("name", "calls", "registers", "shared_bytes", "spills", "grid", "block")
+        ]
+        table.add_row(*("" if c is None else str(c) for c in cells), ", ".join(f"%{o}" for o in row.ops))
+    return table
+
+
+# -- commands ---------------------------------------------------------------------------
+@app.command("lower")
+def lower_command(
+    source: Source,
+    output: Output = None,
+    dynamic: Annotated[
+        list[str] | None, typer.Option(help="INPUT:AXIS=NAME[:LOW..HIGH]; may be repeated.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a model into the IR; write an archive with -o, else print the dump."""
+    graph = read(source, dynamic=dynamic, seed=seed)
+    if output is not None:
+        graph.save(output)
+    if as_json:
+        emit_json({**summary(graph), **({"written": str(output)} if output else {"text": str(graph)})})
+    elif output is not None:
+        out.print(f"wrote {output}: {len(graph)} ops, {len(graph.constants)} constants, id {graph.id[:16]}")
+    else:
+        sys.stdout.write(str(graph))
+
+
+@app.command("print")
+def print_command(
+    source: Source,
+    cost: Annotated[bool, typer.Option(help="Append each op's cost as a comment.")] = False,
+    locations: Annotated[bool, typer.Option(help="Print the loc section.")] = True,
+    dim: Dims = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the dump of a graph."""
+    from plait.ir.text.printer import print_graph
+
+    graph = read(source)
+    annotate = None
+    if cost:
+        from plait.ir.bind import default_dims
+        from plait.ir.cost import annotate_cost
+
+        annotate = annotate_cost(graph, default_dims(graph, dim_values(dim), upper=True))
+    text = print_graph(graph, locations=locations, annotate=annotate)
+    if as_json:
+        emit_json({**summary(graph), "text": text})
+    else:
+        sys.stdout.write(text)
+
+
+@app.command("opt")
+def opt_command(
+    source: Source,
+    passes: Pipeline = None,
+    output: Output = None,
+    dump_dir: Annotated[
+        Path | None, typer.Option(help="Folder for the graph after each pass that changed it.")
+    ] = None,
+    stop_after: Annotated[str | None, typer.Option(help="Name of the last pass to run.")] = None,
+    disable: Annotated[
+        list[str] | None, typer.Option(help="Name of a pass to leave out; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run passes over a graph."""
+    from plait.passes import optimize
+
+    graph = read(source)
+    options: dict[str, Any] = {
+        "dump_dir": dump_dir,
+        "stop_after": stop_after,
+        "disable": tuple(disable or ()),
+    }
+    if passes is not None:
+        options["pipeline"] = passes
+    with working("running passes"):
+        result, report = optimize(graph, **options)
+    if output is not None:
+        result.save(output)
+    if as_json:
+        emit_json({**report.to_dict(), **summary(result), "text": None if output else str(result)})
+        return
+    if output is not None:
+        out.print(str(report))
+        out.print(f"wrote {output}: {len(result)} ops")
+    else:
+        err.print(str(report))
+        sys.stdout.write(str(result))
+
+
+@app.command("verify")
+def verify_command(source: Source, as_json: AsJson = False) -> None:
+    """Check all invariants of a graph."""
+    graph = read(source)
+    graph.verify()
+    if as_json:
+        emit_json({"valid": True, **summary(graph)})
+    else:
+        out.print(f"@{graph.name} is valid: {len(graph)} ops, id {graph.id[:16]}")
+
+
+@app.command("diff")
+def diff_command(before: Source, after: Source, as_json: AsJson = False) -> None:
+    """Name the ops, constants and dims that make two graphs differ; exit code 1 when they do."""
+    found = api.diff(read(before), read(after))
+    if as_json:
+        emit_json(found.to_dict())
+    else:
+        sys.stdout.write(f"{found}\n")
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command("run")
+def run_command(
+    source: Source,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", "-i", help="NAME=FILE.npy; others are random.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="cpu, a100 (emulated where there is no GPU), or interpreter.")
+    ] = "cpu",
+    check: Annotated[bool, typer.Option(help="Compare with the reference interpreter.")] = False,
+    dim: Dims = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the results as .npz.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the CPU target.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a graph (or a compiled executable) and summarise its results."""
+    import numpy as np
+
+    from plait.ir.files import write_atomically
+
+    found = (
+        None if source == "-" or not Path(source).is_file() or source.endswith(".onnx") else api.load(source)
+    )
+    executable = found if found is not None and not isinstance(found, api.Graph) else None
+    graph = executable.graph if executable is not None else read(source, seed=seed)
+    dims = dim_values(dim)
+    given = read_inputs(graph, inputs, dims, seed)
+    if target == "interpreter":
+        results = [t.detach().numpy() for t in api.interpret(graph, given)]
+    else:
+        if executable is None:
+            with working(f"compiling for {target}"):
+                executable = api.compile(graph, target=target, dims=dims, threads=threads)
+        call = executable.emulate if executable.target.name == "a100" else executable
+        raw = call(**given)
+        results = list(raw) if isinstance(raw, tuple) else [raw]
+    names = [value.name for value in graph.outputs]
+    report = [
+        {
+            "name": n,
+            "shape": list(r.shape),
+            "dtype": str(r.dtype),
+            "mean": float(np.mean(r)),
+            "std": float(np.std(r)),
+        }
+        for n, r in zip(names, results)
+    ]
+    if check:
+        reference = api.interpret(graph, given)
+        for row, result, expected in zip(report, results, reference):
+            row["max_abs_error"] = float(np.max(np.abs(result - expected.detach().numpy()), initial=0.0))
+    if output is not None:
+        with write_atomically(output) as stream:
+            np.savez(stream, **dict(zip(names, results)))
+    if as_json:
+        emit_json({"target": target, "results": report})
+        return
+    table = Table(title=f"@{graph.name} on {target}")
+    for column in report[0]:
+        table.add_column(column)
+    for row in report:
+        table.add_row(*(f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+    out.print(table)
+
+
+@app.command("compile")
+def compile_command(
+    source: Source,
+    target: Annotated[str, typer.Option(help="cpu or a100.")] = "cpu",
+    output: Output = None,
+    dim: Dims = None,
+    passes: Pipeline = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the CPU target.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compile for a target and show its kernels; write an executable with -o."""
+    graph = read(source, seed=seed)
+    start = time.perf_counter()
+    with working(f"compiling for {target}"):
+        executable = api.compile(graph, target=target, dims=dim_values(dim), pipeline=passes, threads=threads)
+    seconds = time.perf_counter() - start
+    if output is not None:
+        executable.save(output)
+    if as_json:
+        emit_json(
+            {"target": target, "seconds": seconds, "kernels": [k.to_dict() for k in executable.kernels]}
+        )
+        return
+    out.print(kernel_table(executable))
+    out.print(f"compiled in {seconds:.1f} s" + (f", wrote {output}" if output else ""))
+
+
+@app.command("predict")
+def predict_command(
+    source: Source,
+    device: Annotated[
+        str, typer.Option(help="Device record, for instance a100-sxm4-40gb.")
+    ] = "a100-sxm4-40gb",
+    dim: Dims = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Arithmetic of matrix products: fp32, tf32, fp16 ...")
+    ] = None,
+    latency_target_ms: Annotated[
+        float | None, typer.Option(help="Latency that a MIG slice must keep, in ms.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Predict latency, energy, memory and the MIG profile on a device."""
+    graph = read(source, seed=seed)
+    options: dict[str, Any] = {} if precision is None else {"precision": precision}
+    if latency_target_ms is not None:
+        options["latency_target_ms"] = latency_target_ms
+    prediction = api.predict(graph, device=device, dims=dim_values(dim), **options)
+    if as_json:
+        emit_json(prediction.to_dict())
+    else:
+        sys.stdout.write(f"{prediction}\n")
+
+
+def fail(error: api.PlaitError, as_json: bool) -> NoReturn:
+    """Print an error and exit with code 2."""
+    if as_json:
+        emit_json(error.to_dict())
+    else:
+        err.print(str(error), markup=False)
+    sys.exit(2)
+
+
+def main() -> None:
+    """Entry point of the `plait` command."""
+    try:
+        app()
+    except api.PlaitError as error:
+        fail(error, "--json" in sys.argv)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""The public functions: they join the rooms and hold no logic of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from plait.ir import archive
+from plait.ir.bind import bind_dims
+from plait.ir.diff import GraphDiff
+from plait.ir.diff import diff as diff_graphs
+from plait.ir.errors import (
+    CompileError,
+    InputError,
+    LoweringError,
+    PlaitError,
+    PredictError,
+    VerifyError,
+    did_you_mean,
+)
+from plait.ir.graph import Graph
+from plait.ir.text.parser import parse
+
+if TYPE_CHECKING:
+    import torch
+
+    from plait.backends.executable import Executable
+    from plait.backends.targets import Target
+    from plait.predictors.prediction import Prediction
+
+#: `{"image": {0: "B"}}` or `{"image": {0: ("B", 1, 64)}}`: names of dynamic dims by input and axis.
+Dynamic: TypeAlias = Mapping[str, Mapping[int, Any]]
+
+__all__ = [
+    "CompileError",
+    "Dynamic",
+    "Graph",
+    "InputError",
+    "LoweringError",
+    "PlaitError",
+    "PredictError",
+    "VerifyError",
+    "compile",
+    "diff",
+    "interpret",
+    "load",
+    "lower",
+    "optimize",
+    "parse",
+    "predict",
+]
+
+
+def lower(
+    source: Any, inputs: Any = None, *, dynamic: Dynamic | None = None, name: str | None = None, seed: int = 0
+) -> Graph:
+    """Bring a model into the IR.
+
+    Args:
+        source: a `torch.nn.Module`, a `torch.export.ExportedProgram` or `.pt2` path, an
+            `onnx.ModelProto` or `.onnx` path, a `.plait` path, IR text, the name of a
+            family's example (`resnet18`), or a `Graph`, which is returned as it is.
+        inputs: example inputs of a torch module, a tuple or a dict by forward parameter;
+            for ONNX, arrays that fix shapes the model leaves open.
+        dynamic: names (and ranges) of dims that stay symbolic, by input and axis.
+        name: name of the graph.
+        seed: of the random weights of a family's example.
+
+    Raises:
+        LoweringError: with all unsupported ops at once, or what the source lacks.
+        InputError: when a file is missing or damaged.
+        VerifyError: when IR text is wrong.
+    """
+    if isinstance(source, Graph):
+        return source
+    kinds = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(source).__mro__}
+    options: dict[str, Any] = {"dynamic": dynamic, **({"name": name} if name else {})}
+    if kinds & {"torch.nn.modules.module.Module", "torch.export.exported_program.ExportedProgram"}:
+        from plait.frontends.pytorch import lower_torch
+
+        return lower_torch(source, inputs, **options)
+    if any(kind.startswith("onnx") and kind.endswith(".ModelProto") for kind in kinds):
+        from plait.frontends.onnx import lower_onnx
+
+        return lower_onnx(source, inputs, **options)
+    if isinstance(source, (str, Path)):
+        return _lower_text_or_path(source, inputs, options, seed)
+    raise LoweringError(
+        f"cannot lower a {type(source).__module__}.{type(source).__qualname__}",
+        why="the sources are torch modules and exported programs, ONNX models, .plait files and IR text",
+        todo="export the model to ONNX, or pass the torch module with example inputs",
+    )
+
+
+def _lower_text_or_path(source: str | Path, inputs: Any, options: dict[str, Any], seed: int) -> Graph:
+    text = str(source)
+    if "\n" in text or text.lstrip().startswith("plait.ir"):
+        return parse(text)
+    path = Path(text)
+    if path.suffix == ".onnx":
+        from plait.frontends.onnx import lower_onnx
+
+        return lower_onnx(path, inputs, **options)
+    if path.suffix == ".pt2":
+        from plait.frontends.pytorch import lower_torch, read_exported_program
+
+        return lower_torch(read_exported_program(path), inputs, **options)
+    if path.suffix in (".plait", ".txt") or path.is_file():
+        found = load(path)
+        return found if isinstance(found, Graph) else found.graph
+    from plait.frontends.families import example, examples
+
+    if text not in examples():
+        raise InputError(
+            f"there is no file '{text}' and no example of that name{did_you_mean(text, examples())}",
+            why="a source is a .onnx, .pt2 or .plait file, IR text, or the name of an example",
+            todo=f"check the path; examples: {', '.join(sorted(examples()))}",
+        )
+    chosen = example(text)
+    from plait.frontends.pytorch import lower_torch
+
+    dynamic = chosen.dynamic if options["dynamic"] is None else options["dynamic"]
+    given = chosen.inputs(2, seed) if inputs is None else inputs
+    return lower_torch(chosen.build(seed), given, dynamic=dynamic, name=options.get("name", text))
+
+
+def optimize(source: Any, pipeline: str | None = None, **options: Any) -> Graph:
+    """A rewritten copy of a graph (or of what `lower` takes).
+
+    Args:
+        pipeline: passes and their options, `"fold-batch-norm,fuse-activation{kinds=[relu]}"`;
+            by default the standard pipeline.
+        **options: `dump_dir`, `stop_after`, `disable`, `verify_each` (see `plait.passes.manager`).
+    """
+    from plait.passes import optimize as run_pipeline
+
+    arguments = {} if pipeline is None else {"pipeline": pipeline}
+    graph, _ = run_pipeline(lower(source), **arguments, **options)
+    return graph
+
+
+def compile(
+    source: Any,
+    inputs: Any = None,
+    *,
+    target: str | Target = "cpu",
+    dynamic: Dynamic | None = None,
+    dims: Mapping[str, int] | None = None,
+    pipeline: str | None = None,
+    threads: int | None = None,
+) -> Executable:
+    """Compile a graph (or what `lower` takes) for a target.
+
+    Args:
+        target: `"cpu"` (this machine) or `"a100"` (sm_80; needs neither GPU nor system CUDA).
+        dims: values of dims to fix before compiling, `{"B": 8}`; others stay symbolic.
+        pipeline: passes that run first; `""` for none, by default the standard pipeline.
+        threads: of the CPU target; by default one per core.
+
+    Raises:
+        CompileError: with all ops the target cannot run, at once.
+    """
+    from plait.backends import compile_graph
+
+    graph = lower(source, inputs, dynamic=dynamic)
+    if dims:
+        graph = bind_dims(graph, dims)
+    if pipeline != "":
+        graph = optimize(graph, pipeline)
+    return compile_graph(graph, target, threads=threads)
+
+
+def predict(
+    source: Any,
+    inputs: Any = None,
+    *,
+    device: str = "a100-sxm4-40gb",
+    dims: Mapping[str, int] | None = None,
+    **options: Any,
+) -> Prediction:
+    """Predict latency, energy, memory and the MIG profile of a graph (or of what `lower` takes).
+
+    Args:
+        device: a device record, for instance `"a100-sxm4-80gb"`.
+        dims: values of the symbolic dims, `{"B": 8}`.
+        **options: `precision`, `latency_target_ms` (see `plait.predictors`).
+
+    Raises:
+        PredictError: for an unknown device.
+        InputError: for a dim without a value.
+    """
+    from plait.predictors import predict as run_predictor
+
+    return run_predictor(lower(source, inputs), device, dims, **options)
+
+
+def interpret(source: Any, inputs: Mapping[str, Any] | Sequence[Any]) -> tuple[torch.Tensor, ...]:
+    """Run a graph by the reference semantics of its ops, in torch: slow, differentiable, on any device."""
+    from plait.ir.interpret import interpret as run_reference
+
+    return run_reference(lower(source), inputs)
+
+
+def load(path: str | Path) -> Graph | Executable:
+    """Read a saved graph or a saved executable.  Raises InputError when the file is missing or damaged."""
+    from plait.backends import is_executable, load_executable
+
+    return load_executable(path) if is_executable(path) else archive.load(path)
+
+
+def diff(before: Any, after: Any) -> GraphDiff:
+    """What makes two graphs (or things that `lower` takes) differ, op by op."""
+    return diff_graphs(lower(before), lower(after))

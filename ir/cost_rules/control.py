@@ -1,0 +1,26 @@
+"""Cost of control flow from the cost of its regions."""
+
+from __future__ import annotations
+
+from plait.ir.cost_rules.table import UNKNOWN_COST, Cost, Sizes, cost_rule
+from plait.ir.ops import core
+
+
+@cost_rule(core.Scan)
+def scan(op: core.Scan, sizes: Sizes) -> Cost:
+    """The body as often as there are steps."""
+    sequences = op.inputs[: len(op.inputs) - op.carries]
+    length = sizes.shape(sequences[0])[0] if sequences else sizes.dim(op.length or 0)
+    return sizes.region(op.body).scaled(length)
+
+
+@cost_rule(core.Cond)
+def cond(op: core.Cond, sizes: Sizes) -> Cost:
+    """The costlier branch, a bound."""
+    return sizes.region(op.then).maximum(sizes.region(op.otherwise))
+
+
+@cost_rule(core.While)
+def while_(op: core.While, sizes: Sizes) -> Cost:
+    """Unknown, since the number of rounds is."""
+    return UNKNOWN_COST

@@ -1,0 +1,47 @@
+"""Reference semantics of every op on torch tensors, one module for each family.
+
+Importing this package fills `plait.ir.reference.table.REFERENCES`.
+"""
+
+from plait.ir.reference import (
+    control,
+    elementwise,
+    index,
+    linalg,
+    message,
+    nn_activation,
+    nn_conv,
+    nn_linear,
+    nn_norm,
+    nn_pool,
+    prob,
+    quant,
+    reduce,
+    shape,
+    spike,
+)
+from plait.ir.reference.table import REFERENCES, Args, Context, reference
+from plait.ir.reference.tensors import EdgeList
+
+__all__ = [
+    "REFERENCES",
+    "Args",
+    "Context",
+    "EdgeList",
+    "control",
+    "elementwise",
+    "index",
+    "linalg",
+    "message",
+    "nn_activation",
+    "nn_conv",
+    "nn_linear",
+    "nn_norm",
+    "nn_pool",
+    "prob",
+    "quant",
+    "reduce",
+    "reference",
+    "shape",
+    "spike",
+]

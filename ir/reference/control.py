@@ -1,0 +1,51 @@
+"""Reference semantics of control flow: regions are run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from plait.ir.ops import core
+from plait.ir.reference.table import Args, Context, reference
+from plait.ir.reference.tensors import torch_dtype
+
+
+@reference(core.Cond)
+def cond(op: core.Cond, args: Args, ctx: Context) -> tuple[Any, ...]:
+    """One of two regions."""
+    condition, inputs = args
+    return ctx.run(op.then if bool(condition) else op.otherwise, inputs)
+
+
+@reference(core.While)
+def while_(op: core.While, args: Args, ctx: Context) -> tuple[Any, ...]:
+    """A region as long as another one yields true."""
+    (state,) = args
+    while bool(ctx.run(op.condition, state)[0]):
+        state = ctx.run(op.body, state)
+    return tuple(state)
+
+
+@reference(core.Scan)
+def scan(op: core.Scan, args: Args, ctx: Context) -> tuple[Any, ...]:
+    """A region on each slice of the sequences, with state."""
+    (inputs,) = args
+    split = len(inputs) - op.carries
+    sequences, state = inputs[:split], tuple(inputs[split:])
+    length = sequences[0].shape[0] if sequences else ctx.size(op.length or 0)
+    yields = len(op.body.results) - op.carries
+    collected: list[list[torch.Tensor]] = [[] for _ in range(yields)]
+    for step in range(length):
+        results = ctx.run(op.body, (*(sequence[step] for sequence in sequences), *state))
+        for slices, result in zip(collected, results, strict=False):
+            slices.append(result)
+        state = results[yields:]
+    stacked = []
+    for slices, value in zip(collected, op.body.results, strict=False):
+        if slices:
+            stacked.append(torch.stack(slices))
+        else:
+            kind = value.shaped
+            stacked.append(torch.empty((0, *ctx.shape(kind)), dtype=torch_dtype(kind), device=ctx.device))
+    return (*stacked, *state)

@@ -1,0 +1,46 @@
+"""Reference semantics of the linalg family; half precision is computed in f32."""
+
+from __future__ import annotations
+
+import torch
+
+from plait.ir.ops import linalg
+from plait.ir.reference.quantised import contract
+from plait.ir.reference.table import Args, Context, reference
+
+
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """The tensor in a precision that factorisations support."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@reference(linalg.Matmul)
+def matmul(op: linalg.Matmul, args: Args, ctx: Context) -> torch.Tensor:
+    """Batched matrix product with activation."""
+    left, right = args
+    types = (op.left.shaped, op.right.shaped)
+    return contract(op, (left, right, None), types, ctx, torch.matmul, output_axis=-1, result_axis=-1)
+
+
+@reference(linalg.Cholesky)
+def cholesky(op: linalg.Cholesky, args: Args, ctx: Context) -> torch.Tensor:
+    """Lower factor; only the lower triangle of the operand is read."""
+    (x,) = args
+    return torch.linalg.cholesky(widened(x)).to(x.dtype)
+
+
+@reference(linalg.TriangularSolve)
+def triangular_solve(op: linalg.TriangularSolve, args: Args, ctx: Context) -> torch.Tensor:
+    """Substitution; the other triangle is not read."""
+    matrix, right = args
+    matrix = matrix.mT if op.transposed else matrix
+    upper = op.lower == op.transposed
+    return torch.linalg.solve_triangular(widened(matrix), widened(right), upper=upper).to(right.dtype)
+
+
+@reference(linalg.Eigh)
+def eigh(op: linalg.Eigh, args: Args, ctx: Context) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues and eigenvectors; only the lower triangle is read."""
+    (x,) = args
+    values, vectors = torch.linalg.eigh(widened(x))
+    return values.to(x.dtype), vectors.to(x.dtype)
