@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 #: `{"image": {0: "B"}}` or `{"image": {0: ("B", 1, 64)}}`: names of dynamic dims by input and axis.
 Dynamic: TypeAlias = Mapping[str, Mapping[int, Any]]
 
+#: The file that makes a zip archive an executable and not a graph.
+EXECUTABLE_MANIFEST = "manifest.json"
+
 __all__ = [
     "CompileError",
     "Dynamic",
@@ -204,9 +207,11 @@ def interpret(source: Any, inputs: Mapping[str, Any] | Sequence[Any]) -> tuple[t
 
 def load(path: str | Path) -> Graph | Executable:
     """Read a saved graph or a saved executable.  Raises InputError when the file is missing or damaged."""
-    from plait.backends import is_executable, load_executable
+    if EXECUTABLE_MANIFEST not in archive.entries(path):
+        return archive.load(path)
+    from plait.backends import load_executable
 
-    return load_executable(path) if is_executable(path) else archive.load(path)
+    return load_executable(path)
 
 
 def diff(before: Any, after: Any) -> GraphDiff:

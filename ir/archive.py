@@ -65,6 +65,15 @@ def load(path: str | Path) -> Graph:
     return parse_with(decode(text, path), f"{path}:{TEXT}", constants)
 
 
+def entries(path: str | Path) -> frozenset[str]:
+    """Names of the files in a zip archive; empty for any other file, or none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return frozenset(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return frozenset()
+
+
 def decode(content: bytes, path: str | Path) -> str:
     """Bytes as text.  Raises InputError when they are binary."""
     try:

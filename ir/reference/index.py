@@ -25,7 +25,7 @@ def take(op: core.Take, args: Args, ctx: Context) -> torch.Tensor:
     x, indices = args
     axis = op.axis % x.dim()
     picked = x.index_select(axis, wrapped(indices, x.shape[axis]).reshape(-1))
-    return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 @reference(core.GatherElements)
@@ -58,8 +58,8 @@ def gather_nd(op: core.GatherND, args: Args, ctx: Context) -> torch.Tensor:
     """Slices picked by index tuples."""
     x, indices = args
     depth = indices.shape[-1]
-    rows = x.reshape(math.prod(x.shape[:depth]), -1) if x.numel() else x.flatten(0, depth - 1)
-    return rows[flat_rows(x.shape, indices)].reshape(*indices.shape[:-1], *x.shape[depth:])
+    rows = x.reshape(math.prod(x.shape[:depth]), math.prod(x.shape[depth:]))
+    return rows[flat_rows(x.shape, indices)].reshape((*indices.shape[:-1], *x.shape[depth:]))
 
 
 def scattered(

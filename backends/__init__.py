@@ -1,0 +1,1 @@
+"""Backends: what turns a verified graph into something that runs."""

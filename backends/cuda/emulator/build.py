@@ -1,0 +1,174 @@
+"""Compiles the host form of CUDA kernels with the C++ compiler of the machine; results are cached on disk."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from plait.backends.cuda.emulator.rewrite import rewrite_kernels
+from plait.backends.cuda.source_text import KernelText, parse_source
+from plait.ir.errors import CompileError
+
+_HERE = Path(__file__).parent
+_RUNTIME_SOURCES = (
+    "cuda_emulation.cc",
+    "grid.cc",
+    "guarded_buffers.cc",
+    "async_copies.cc",
+    "packed_calls.cc",
+)
+_COMPILERS = ("g++", "c++", "clang++")
+_PROCESSES = 2
+_FLAGS = (
+    "-std=c++17",
+    "-march=native",
+    "-ffp-contract=fast",  # the device compiler contracts a*b+c as well
+    "-fno-math-errno",
+    "-fno-strict-aliasing",  # CUDA code reinterprets memory freely
+    "-fvisibility=hidden",
+    "-fPIC",
+    "-pthread",
+    "-w",
+)
+
+
+@dataclass(frozen=True)
+class HostLibrary:
+    """A shared library that runs the kernels of one CUDA text on the host."""
+
+    path: Path
+    kernels: tuple[KernelText, ...]
+
+
+def cache_directory() -> Path:
+    """`$XDG_CACHE_HOME/plait/emulator`, or the same below `~/.cache`; created on demand."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    directory = Path(base) / "plait" / "emulator"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def find_compiler() -> str:
+    """Path of the first C++ compiler on PATH among g++, c++ and clang++."""
+    for name in _COMPILERS:
+        if path := shutil.which(name):
+            return path
+    raise CompileError(
+        "no C++ compiler to run CUDA kernels on the host",
+        why=f"none of {', '.join(_COMPILERS)} is on PATH",
+        todo="install g++ (Debian: apt-get install g++), or compile without emulation",
+    )
+
+
+@lru_cache(maxsize=8)
+def _toolchain_identity(compiler: str) -> str:
+    """What a binary depends on besides its text: the compiler, and the processor -march=native stands for."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    features = platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        features += next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    except OSError:
+        features += platform.processor()
+    return version + features
+
+
+@lru_cache(maxsize=1)
+def _emulator_identity() -> str:
+    files = sorted(path for path in _HERE.iterdir() if path.suffix in (".h", ".cc"))
+    return "".join(f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in files)
+
+
+def _key(compiler: str, *parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in (_toolchain_identity(compiler), _emulator_identity(), *_FLAGS, *parts):
+        digest.update(part.encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _run_compiler(command: list[str], target: Path) -> None:
+    """Runs `command` with output into a temporary name beside `target`, then renames."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
+    done = subprocess.run([*command, "-o", str(temporary)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        temporary.unlink(missing_ok=True)
+        raise _compiler_error(done.stderr)
+    os.replace(temporary, target)
+
+
+def _compiler_error(log: str) -> CompileError:
+    found = re.search(r"^(\S+?):(\d+):(\d+): (?:fatal )?error: (.*)$", log, re.M)
+    excerpt = "\n".join(line[:200] for line in log.splitlines()[:12])
+    return CompileError(
+        "the host compiler rejects the emulated CUDA text" + (f": {found[4][:300]}" if found else ""),
+        where=f"{found[1]}:{found[2]}:{found[3]}" if found else None,
+        why=excerpt,
+        todo="if NVRTC accepts the text, an intrinsic is missing from the emulation headers",
+    )
+
+
+def _compile_object(compiler: str, unit: str, optimize: str) -> Path:
+    """Object file of one translation unit, from the cache when it is there."""
+    target = cache_directory() / f"{_key(compiler, optimize, unit)}.o"
+    if target.exists():
+        return target
+    text = target.with_name(f"{target.name}.{os.getpid()}.{uuid.uuid4().hex}.cc")
+    text.write_text(unit, encoding="utf-8")
+    try:
+        _run_compiler([compiler, optimize, *_FLAGS, "-I", str(_HERE), "-c", str(text)], target)
+    finally:
+        text.unlink(missing_ok=True)
+    return target
+
+
+@lru_cache(maxsize=1)
+def load_runtime() -> ctypes.CDLL:
+    """The scheduler, loaded once into the process with its symbols visible to the kernel libraries."""
+    compiler = find_compiler()
+    target = cache_directory() / f"{_key(compiler, 'runtime')}.so"
+    if not target.exists():
+        sources = [str(_HERE / name) for name in _RUNTIME_SOURCES]
+        _run_compiler([compiler, "-O2", *_FLAGS, "-shared", "-I", str(_HERE), *sources], target)
+    return ctypes.CDLL(str(target), mode=ctypes.RTLD_GLOBAL)
+
+
+def build_library(source: str, *, optimize: str = "-O1", extra_units: Iterable[str] = ()) -> HostLibrary:
+    """Builds the library of a CUDA text: one object for each kernel, at most two compilers at a time.
+
+    Args:
+        source: CUDA C text.
+        optimize: optimisation flag of the host compiler.
+        extra_units: further C++ translation units to link in.
+
+    Raises:
+        CompileError: the text is malformed, no compiler is there, or it rejects the text.
+    """
+    parsed = parse_source(source)
+    if not parsed.kernels:
+        raise CompileError(
+            "the CUDA text defines no kernel", todo="hand in a text with a __global__ function"
+        )
+    units = [host.unit for host in rewrite_kernels(parsed)] + list(extra_units)
+    compiler = find_compiler()
+    target = cache_directory() / f"{_key(compiler, optimize, *units)}.so"
+    if not target.exists():
+        # The longest first, so that the two processes end together.
+        order = sorted(units, key=len, reverse=True)
+        with ThreadPoolExecutor(_PROCESSES) as executor:
+            objects = list(executor.map(lambda unit: _compile_object(compiler, unit, optimize), order))
+        # Device functions of the text are in every object; they are identical.
+        link = [compiler, "-shared", "-pthread", "-Wl,--allow-multiple-definition"]
+        _run_compiler([*link, *map(str, objects)], target)
+    return HostLibrary(target, parsed.kernels)

@@ -1,0 +1,1 @@
+"""The TVM backend: Relax modules from plait IR, schedules, and compiled executables."""

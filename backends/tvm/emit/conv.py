@@ -1,0 +1,167 @@
+"""Emissions of convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from plait.backends.targets import CpuTarget
+from plait.backends.tvm.emit.contraction import choose_tile, flatten, packing, tile_attributes, unflatten
+from plait.backends.tvm.emit.expressions import number
+from plait.backends.tvm.emit.quant import contraction_finish, operand
+from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
+from plait.ir import QuantType
+from plait.ir.dims import product
+from plait.ir.ops import nn
+from plait.ir.ops.common import pads_of
+
+
+def padded(
+    emitter: Emitter, x: te.Tensor, kind: Any, pads: Sequence[tuple[int, int]], fill: Expr, name: str = "pad"
+) -> te.Tensor:
+    """`x` with `fill` around its trailing axes; `x` itself where there is nothing to add."""
+    if not any(before or after for before, after in pads):
+        return x
+    lead = kind.rank - len(pads)
+    sizes = emitter.shape(kind.shape[lead:])
+    shape = [*kind.shape[:lead], *(b + dim + a for dim, (b, a) in zip(kind.shape[lead:], pads, strict=True))]
+
+    def at(*i: Expr) -> Expr:
+        places, inside = list(i[:lead]), []
+        for index, (before, after), size in zip(i[lead:], pads, sizes, strict=True):
+            place = index - before if before else index
+            inside += [place >= 0] if before else []
+            inside += [place < size] if before or after else []
+            places.append(place)
+        return tirx.if_then_else(tirx.all(*inside), x(*places), fill)
+
+    return te.compute(emitter.shape(shape), at, name=name)
+
+
+@emit(nn.Conv1d, nn.Conv2d, nn.Conv3d, kind=Kind.CONTRACTION)
+def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    x, w = operand(emitter, op.x), operand(emitter, op.w)
+    kind = op.x.type
+    spatial = op.spatial
+    pads = pads_of(op, op.pad, spatial)
+    # The border of a quantised input stands for zero, which its zero point stores.
+    zero = kind.zero_point if isinstance(kind, QuantType) else 0
+    source = padded(emitter, args.x, kind, pads, number(zero, emitter.dtype(kind)))
+    channels_out, channels_in = op.w.type.shape[:2]
+    per_group = channels_out // op.groups
+    finish = contraction_finish(op, args, emitter, channel=1)
+
+    def read(n: Expr, group: Expr, c: Expr, places: Sequence[Expr], window: Sequence[Expr]) -> Expr:
+        channel = group * channels_in + c if op.groups > 1 else c
+        where = [
+            p * s + k * d for p, s, k, d in zip(places, op.stride, window, op.dilation, strict=True)
+        ]
+        return x.centred(source(n, channel, *where))
+
+    axes = [emitter.axis(channels_in, "c")]
+    axes += [emitter.axis(size, f"k{i}") for i, size in enumerate(op.w.type.shape[2:])]
+    c, window = axes[0].var, [axis.var for axis in axes[1:]]
+    depthwise = channels_in == 1 and per_group == 1
+    if isinstance(emitter.target, CpuTarget) and emitter.packs(op.w) and not depthwise and not w.zero_point_per_channel:
+        tiled = _tiled(op, emitter, w.centred, read, axes, c, window, per_group)
+        if tiled is not None:
+            return te.compute(
+                emitter.shape(op.result.type.shape), lambda *i: finish(i, tiled(i)), name="conv_result"
+            )
+
+    def term(*i: Expr) -> Expr:
+        group = tirx.floordiv(i[1], per_group)
+        return te.sum(
+            read(i[0], group, c, i[2:], window) * w.centred(args.w(i[1], c, *window), i[1]), axis=axes
+        )
+
+    shape = emitter.shape(op.result.type.shape)
+    sums = te.compute(shape, term, name="depthwise" if depthwise else "conv")
+    return te.compute(shape, lambda *i: finish(i, sums(*i)), name="conv_result")
+
+
+def _tiled(
+    op: Any, emitter: Emitter, decode: Any, read: Any, axes: list[Any], c: Expr, window: list[Expr], per_group: int
+) -> Any:
+    """The sums as [n, blocks of channels, rows of pixels..., tile, lanes], and how a result reads them.
+
+    Pixels of one image row form the rows of a tile; where the window is one pixel
+    wide and steps by one, all pixels of the image do.
+    """
+    assert isinstance(emitter.target, CpuTarget)
+    sizes = op.result.type.shape[2:]
+    flat = all(v == 1 for v in (*op.w.type.shape[2:], *op.stride)) and not any(op.pad)
+    rows = sizes if flat else sizes[-1:]
+    outer = () if flat else sizes[:-1]
+    count = product(rows)
+    tile = choose_tile(emitter.target, count, per_group)
+    if op.groups > 1 and per_group % tile.lanes:
+        return None
+    blocks = -(-per_group // tile.lanes)
+    weight = emitter.packed(
+        op.w, (blocks * op.groups, *op.w.type.shape[1:], tile.lanes), packing(tile, op.groups)
+    )
+    exact = isinstance(count, int) and count % tile.rows == 0
+    height = count // tile.rows if exact else (count + tile.rows - 1) // tile.rows
+    row_dims, last = emitter.shape(rows), emitter.dim(count) - 1
+
+    def accumulate(*i: Expr) -> Expr:
+        n, block, places, (strip, inner, lane) = i[0], i[1], list(i[2:-3]), i[-3:]
+        row = strip * tile.rows + inner
+        if not exact:
+            row = te.min(row, last)
+        places += unflatten(row, row_dims)
+        group = tirx.floordiv(block, blocks)
+        return te.sum(read(n, group, c, places, window) * decode(weight(block, c, *window, lane)), axis=axes)
+
+    rank = op.result.type.rank
+    sums = te.compute(
+        emitter.shape((op.x.type.shape[0], blocks * op.groups, *outer, height, tile.rows, tile.lanes)),
+        accumulate,
+        name="accumulate",
+        attrs=tile_attributes(tile, list(range(rank - len(rows), rank)), 1),
+    )
+
+    def at(i: Sequence[Expr]) -> Expr:
+        places = i[2 : len(i) - len(rows)]
+        row = flatten(i[len(i) - len(rows) :], row_dims)
+        strip, inner = tirx.floordiv(row, tile.rows), tirx.floormod(row, tile.rows)
+        return sums(i[0], tirx.floordiv(i[1], tile.lanes), *places, strip, inner, tirx.floormod(i[1], tile.lanes))
+
+    return at
+
+
+@emit(nn.ConvTranspose2d, kind=Kind.CONTRACTION)
+def _conv_transpose(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    """A sum over the window, of the inputs whose step lands on the pixel."""
+    kind, result = op.x.type, op.result.type
+    dtype = emitter.dtype(kind)
+    per_group_in = kind.shape[1] // op.groups
+    per_group_out = op.w.type.shape[1]
+    sizes = [emitter.read_dim(dim) for dim in kind.shape[2:]]
+    pads = pads_of(op, op.pad, 2)
+    axes = [emitter.axis(per_group_in, "c")]
+    axes += [emitter.axis(size, f"k{i}") for i, size in enumerate(op.w.type.shape[2:])]
+    c, window = axes[0].var, [axis.var for axis in axes[1:]]
+
+    def at(*i: Expr) -> Expr:
+        group, channel = tirx.floordiv(i[1], per_group_out), tirx.floormod(i[1], per_group_out)
+        places, inside = [], []
+        for p, k, s, d, (before, _), size in zip(i[2:], window, op.stride, op.dilation, pads, sizes, strict=True):
+            position = p + before - k * d
+            place = tirx.floordiv(position, s)
+            inside += [position >= 0, place < size]
+            if s > 1:
+                inside.append(tirx.floormod(position, s) == 0)
+            places.append(place)
+        source = group * per_group_in + c
+        x = tirx.if_then_else(tirx.all(*inside), args.x(i[0], source, *places), number(0, dtype))
+        return te.sum(x * args.w(source, channel, *window), axis=axes)
+
+    shape = emitter.shape(result.shape)
+    sums = te.compute(shape, at, name="conv_transpose")
+    finish = contraction_finish(op, args, emitter, channel=1)
+    return te.compute(shape, lambda *i: finish(i, sums(*i)), name="conv_transpose_result")

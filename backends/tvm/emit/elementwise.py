@@ -1,0 +1,237 @@
+"""Emissions of elementwise ops: arithmetic, comparison, logic, casts and activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from plait.backends.tvm.emit.expressions import (
+    activate,
+    clip,
+    gelu,
+    gelu_tanh,
+    hardsigmoid,
+    leaky_relu,
+    number,
+    pointwise,
+    sigmoid,
+    softplus,
+)
+from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
+from plait.ir import Op
+from plait.ir.ops import core, nn
+
+
+def _is_float(x: Expr) -> bool:
+    return "float" in str(x.ty.dtype)
+
+
+def _expm1(x: Expr) -> Expr:
+    """e^x - 1; near zero by its series, where the difference would cancel."""
+    one = number(1, x.ty.dtype)
+    series = x * (one + x * number(0.5, x.ty.dtype) * (one + x * number(1 / 3, x.ty.dtype) * (one + x * 0.25)))
+    return tirx.Select(tirx.abs(x) < number(0.02, x.ty.dtype), series, tirx.exp(x) - one)
+
+
+def _sign(x: Expr) -> Expr:
+    zero, one = number(0, x.ty.dtype), number(1, x.ty.dtype)
+    # NaN is neither above nor below zero, and stays what it is.
+    rest = x if _is_float(x) else zero
+    return tirx.Select(x > zero, one, tirx.Select(x < zero, -one, rest))
+
+
+def _elu(x: Expr, alpha: float) -> Expr:
+    below = _expm1(te.min(x, number(0, x.ty.dtype))) * number(alpha, x.ty.dtype)
+    return tirx.Select(x > number(0, x.ty.dtype), x, below)
+
+
+def _selu(x: Expr) -> Expr:
+    return _elu(x, 1.6732632423543772) * number(1.0507009873554805, x.ty.dtype)
+
+
+def _clamp(op: Any, x: Expr) -> Expr:
+    low = -math.inf if op.low is None else op.low
+    high = math.inf if op.high is None else op.high
+    if not _is_float(x):
+        if op.low is not None:
+            x = te.max(x, number(int(math.ceil(low)), x.ty.dtype))
+        return x if op.high is None else te.min(x, number(int(math.floor(high)), x.ty.dtype))
+    if op.low is not None:
+        x = te.max(x, number(low, x.ty.dtype))
+    return x if op.high is None else te.min(x, number(high, x.ty.dtype))
+
+
+_UNARY: dict[type[Op], Callable[[Any, Expr], Expr]] = {
+    core.Neg: lambda op, x: -x,
+    core.Abs: lambda op, x: tirx.abs(x),
+    core.Sign: lambda op, x: _sign(x),
+    core.Exp: lambda op, x: tirx.exp(x),
+    core.Expm1: lambda op, x: _expm1(x),
+    core.Log: lambda op, x: tirx.log(x),
+    core.Log1p: lambda op, x: tirx.log1p(x),
+    core.Sqrt: lambda op, x: tirx.sqrt(x),
+    core.Rsqrt: lambda op, x: number(1, x.ty.dtype) / tirx.sqrt(x),
+    core.Reciprocal: lambda op, x: number(1, x.ty.dtype) / x,
+    core.Sin: lambda op, x: tirx.sin(x),
+    core.Cos: lambda op, x: tirx.cos(x),
+    core.Tan: lambda op, x: tirx.tan(x),
+    core.Asin: lambda op, x: tirx.asin(x),
+    core.Acos: lambda op, x: tirx.acos(x),
+    core.Atan: lambda op, x: tirx.atan(x),
+    core.Sinh: lambda op, x: tirx.sinh(x),
+    core.Cosh: lambda op, x: tirx.cosh(x),
+    core.Asinh: lambda op, x: tirx.asinh(x),
+    core.Acosh: lambda op, x: tirx.acosh(x),
+    core.Atanh: lambda op, x: tirx.atanh(x),
+    core.Erf: lambda op, x: tirx.erf(x),
+    core.Floor: lambda op, x: tirx.floor(x),
+    core.Ceil: lambda op, x: tirx.ceil(x),
+    core.Round: lambda op, x: tirx.nearbyint(x),
+    core.Trunc: lambda op, x: tirx.trunc(x),
+    core.Not: lambda op, x: tirx.Not(x) if str(x.ty.dtype) == "bool" else tirx.bitwise_not(x),
+    core.IsNan: lambda op, x: tirx.isnan(x),
+    core.IsInf: lambda op, x: tirx.abs(x) == number(math.inf, x.ty.dtype),
+    core.Clamp: _clamp,
+    nn.Relu: lambda op, x: te.max(x, number(0, x.ty.dtype)),
+    nn.Relu6: lambda op, x: clip(x, 0.0, 6.0),
+    nn.LeakyRelu: lambda op, x: leaky_relu(x, op.alpha),
+    nn.Elu: lambda op, x: _elu(x, op.alpha),
+    nn.Selu: lambda op, x: _selu(x),
+    nn.Sigmoid: lambda op, x: sigmoid(x),
+    nn.Tanh: lambda op, x: tirx.tanh(x),
+    nn.Gelu: lambda op, x: gelu_tanh(x) if op.approximate == "tanh" else gelu(x),
+    nn.Silu: lambda op, x: x * sigmoid(x),
+    nn.Mish: lambda op, x: x * tirx.tanh(softplus(x)),
+    nn.Softplus: lambda op, x: softplus(x, op.beta),
+    nn.Hardswish: lambda op, x: x * hardsigmoid(x),
+    nn.Hardsigmoid: lambda op, x: hardsigmoid(x, op.alpha, op.beta),
+}
+
+
+@emit(*_UNARY, kind=Kind.ELEMENTWISE)
+def _unary(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    function = _UNARY[type(op)]
+    return pointwise(
+        emitter.shape(op.result.type.shape), lambda x: function(op, x), args.x, name=op.opname.rpartition(".")[2]
+    )
+
+
+def _remainder(op: Any, a: Expr, b: Expr) -> Expr:
+    return a - tirx.floor(a / b) * b if _is_float(a) else tirx.floormod(a, b)
+
+
+def _power(op: Any, a: Expr, b: Expr) -> Expr:
+    if _is_float(a):
+        return tirx.power(a, b)
+    # Whole numbers within the exact range of a double.
+    exact = tirx.power(tirx.Cast("float64", a), tirx.Cast("float64", b))
+    return tirx.Cast(str(a.ty.dtype), exact)
+
+
+def _extreme(choose: Callable[[Expr, Expr], Expr]) -> Callable[[Any, Expr, Expr], Expr]:
+    def function(op: Any, a: Expr, b: Expr) -> Expr:
+        if not _is_float(a):
+            return choose(a, b)
+        return tirx.Select(tirx.isnan(a), a, tirx.Select(tirx.isnan(b), b, choose(a, b)))
+
+    return function
+
+
+def _division(op: Any, a: Expr, b: Expr) -> Expr:
+    return a / b if _is_float(a) else tirx.truncdiv(a, b)
+
+
+def _floor_division(op: Any, a: Expr, b: Expr) -> Expr:
+    return tirx.floor(a / b) if _is_float(a) else tirx.floordiv(a, b)
+
+
+def _logic(
+    of_booleans: Callable[[Expr, Expr], Expr], of_bits: Callable[[Expr, Expr], Expr]
+) -> Callable[[Any, Expr, Expr], Expr]:
+    return lambda op, a, b: of_booleans(a, b) if str(a.ty.dtype) == "bool" else of_bits(a, b)
+
+
+def _unequal(a: Expr, b: Expr) -> Expr:
+    return tirx.Or(tirx.And(a, tirx.Not(b)), tirx.And(tirx.Not(a), b))
+
+
+_BINARY: dict[type[Op], Callable[[Any, Expr, Expr], Expr]] = {
+    core.Add: lambda op, a, b: activate(a + b, op),
+    core.Sub: lambda op, a, b: activate(a - b, op),
+    core.Mul: lambda op, a, b: activate(a * b, op),
+    core.Div: lambda op, a, b: activate(_division(op, a, b), op),
+    core.FloorDiv: _floor_division,
+    core.Remainder: _remainder,
+    core.Pow: _power,
+    core.Maximum: _extreme(te.max),
+    core.Minimum: _extreme(te.min),
+    core.Atan2: lambda op, a, b: tirx.atan2(a, b),
+    core.Eq: lambda op, a, b: a == b,
+    core.Ne: lambda op, a, b: a != b,
+    core.Lt: lambda op, a, b: a < b,
+    core.Le: lambda op, a, b: a <= b,
+    core.Gt: lambda op, a, b: a > b,
+    core.Ge: lambda op, a, b: a >= b,
+    core.And: _logic(tirx.And, tirx.bitwise_and),
+    core.Or: _logic(tirx.Or, tirx.bitwise_or),
+    core.Xor: _logic(_unequal, tirx.bitwise_xor),
+}
+
+
+def _comparable(x: Expr) -> Expr:
+    """Booleans as bytes, which compare like numbers."""
+    return tirx.Cast("int8", x) if str(x.ty.dtype) == "bool" else x
+
+
+@emit(*_BINARY, kind=Kind.ELEMENTWISE)
+def _binary(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    function = _BINARY[type(op)]
+    compares = isinstance(op, core.Compare)
+
+    def at(a: Expr, b: Expr) -> Expr:
+        if compares:
+            a, b = _comparable(a), _comparable(b)
+            result = function(op, a, b)
+            return result.asobject() if hasattr(result, "asobject") else result
+        return function(op, a, b)
+
+    name = op.opname.rpartition(".")[2]
+    return pointwise(emitter.shape(op.result.type.shape), at, args.left, args.right, name=name)
+
+
+@emit(core.Where, kind=Kind.ELEMENTWISE)
+def _where(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    shape = emitter.shape(op.result.type.shape)
+    return pointwise(
+        shape, lambda c, x, y: tirx.Select(c, x, y), args.condition, args.x, args.y, name="where"
+    )
+
+
+@emit(nn.Prelu, kind=Kind.ELEMENTWISE)
+def _prelu(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    def at(x: Expr, slope: Expr) -> Expr:
+        return tirx.Select(x > number(0, x.ty.dtype), x, x * slope)
+
+    return pointwise(emitter.shape(op.result.type.shape), at, args.x, args.slope, name="prelu")
+
+
+def convert(x: Expr, dtype: str) -> Expr:
+    """An element in another element type; to bool by comparison with zero."""
+    source = str(x.ty.dtype)
+    if source == dtype:
+        return x
+    if dtype == "bool":
+        return x != number(0, source)
+    if source == "bool":
+        return tirx.Select(x, number(1, dtype), number(0, dtype))
+    return tirx.Cast(dtype, x)
+
+
+@emit(core.Cast, kind=Kind.ELEMENTWISE)
+def _cast(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    dtype = emitter.dtype(op.result.type)
+    return pointwise(emitter.shape(op.result.type.shape), lambda x: convert(x, dtype), args.x, name="cast")

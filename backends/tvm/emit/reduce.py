@@ -1,0 +1,158 @@
+"""Emissions of reductions and running sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from plait.backends.tvm.emit.expressions import number
+from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
+from plait.ir import Op, TensorType
+from plait.ir.ops import core, prob
+from plait.ir.types import ShapedType
+
+Reducer = Callable[..., Expr]
+_all = te.comm_reducer(lambda a, b: tirx.And(a, b), lambda dtype: tirx.const(True, dtype), name="all")
+_any = te.comm_reducer(lambda a, b: tirx.Or(a, b), lambda dtype: tirx.const(False, dtype), name="any")
+_product = te.comm_reducer(lambda a, b: a * b, lambda dtype: tirx.const(1, dtype), name="product")
+
+_REDUCERS: dict[type[Op], Reducer] = {
+    core.Sum: te.sum,
+    core.Mean: te.sum,
+    core.Max: te.max,
+    core.Min: te.min,
+    core.Prod: _product,
+    core.Any: _any,
+    core.All: _all,
+}
+
+
+def reduce_axes(
+    emitter: Emitter,
+    kind: ShapedType,
+    axes: Sequence[int],
+    read: Callable[..., Expr],
+    reducer: Reducer,
+    name: str,
+    *,
+    keepdims: bool = False,
+) -> te.Tensor:
+    """`reducer` over some axes of the elements that `read` gives at places of a tensor of `kind`."""
+    gone = sorted(axis % kind.rank for axis in axes)
+    over = {axis: emitter.axis(kind.shape[axis], f"r{axis}") for axis in gone}
+    shape = [dim for axis, dim in enumerate(kind.shape) if axis not in over or keepdims]
+    if keepdims:
+        shape = [1 if axis in over else dim for axis, dim in enumerate(kind.shape)]
+
+    def at(*i: Expr) -> Expr:
+        kept = iter(i)
+        places = []
+        for axis in range(kind.rank):
+            if axis in over:
+                places.append(over[axis])
+                if keepdims:
+                    next(kept)
+            else:
+                places.append(next(kept))
+        return reducer(read(*places), axis=[over[axis] for axis in gone])
+
+    return te.compute(emitter.shape(shape), at, name=name)
+
+
+def count_of(emitter: Emitter, kind: ShapedType, axes: Sequence[int], dtype: str) -> Expr:
+    """Number of elements along some axes, in an element type."""
+    total: Any = 1
+    for axis in axes:
+        total = total * kind.shape[axis]
+    if isinstance(total, int):
+        return number(total, dtype)
+    return tirx.Cast(dtype, emitter.read_dim(total))
+
+
+@emit(*_REDUCERS, kind=Kind.REDUCTION)
+def _reduction(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    kind: TensorType = op.x.type
+    name = op.opname.rpartition(".")[2]
+    if not op.axes:
+        return te.compute(emitter.shape(kind.shape), lambda *i: args.x(*i), name=name)
+    reduced = reduce_axes(
+        emitter, kind, op.axes, lambda *i: args.x(*i), _REDUCERS[type(op)], name, keepdims=op.keepdims
+    )
+    if not isinstance(op, core.Mean):
+        return reduced
+    count = count_of(emitter, kind, op.axes, emitter.dtype(kind))
+    return te.compute(reduced.shape, lambda *i: reduced(*i) / count, name="mean")
+
+
+@emit(core.ArgMax, core.ArgMin, kind=Kind.ALONE)
+def _arg_reduction(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    """The extreme first, then the smallest index that holds it; reductions of one number each."""
+    kind: TensorType = op.x.type
+    largest = isinstance(op, core.ArgMax)
+    extreme = reduce_axes(
+        emitter, kind, (op.axis,), lambda *i: args.x(*i), te.max if largest else te.min, "extreme", keepdims=True
+    )
+    extreme = emitter.stage("extreme", extreme)
+    axis = op.axis % kind.rank
+    none = emitter.read_dim(kind.shape[axis])
+
+    def candidate(*i: Expr) -> Expr:
+        best = extreme(*(tirx.IntImm("int64", 0) if a == axis else index for a, index in enumerate(i)))
+        here = args.x(*i)
+        found = here == best
+        if "float" in str(here.ty.dtype):
+            found = tirx.Or(here == best, tirx.isnan(here))
+        place = i[axis]
+        place = place.var if isinstance(place, tirx.IterVar) else place
+        return tirx.Select(found, place, none)
+
+    return reduce_axes(
+        emitter, kind, (op.axis,), candidate, te.min, op.opname.rpartition(".")[2], keepdims=op.keepdims
+    )
+
+
+@emit(core.CumSum, kind=Kind.ALONE)
+def _cumsum(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    """Each element sums all before it: parallel, at a cost quadratic in the axis."""
+    kind: TensorType = op.x.type
+    axis = op.axis % kind.rank
+    zero = number(0, emitter.dtype(kind))
+    over = emitter.axis(kind.shape[axis], "before")
+
+    def at(*i: Expr) -> Expr:
+        read = args.x(*i[:axis], over, *i[axis + 1 :])
+        return te.sum(tirx.Select(over.var <= i[axis], read, zero), axis=over)
+
+    return te.compute(emitter.shape(kind.shape), at, name="cumsum")
+
+
+@emit(prob.LogSumExp, kind=Kind.ALONE)
+def _log_sum_exp(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    kind: TensorType = op.x.type
+    dtype = emitter.dtype(kind)
+    gone = {axis % kind.rank for axis in op.axes}
+    largest = reduce_axes(emitter, kind, op.axes, lambda *i: args.x(*i), te.max, "largest", keepdims=True)
+    largest = emitter.stage("largest", largest)
+
+    def at_largest(i: Sequence[Expr]) -> Expr:
+        found = largest(*(tirx.IntImm("int64", 0) if axis in gone else index for axis, index in enumerate(i)))
+        # An infinite largest element is not taken out: inf - inf is no number.
+        finite = tirx.abs(found) < number(float("inf"), dtype)
+        return tirx.Select(finite, found, number(0, dtype))
+
+    total = reduce_axes(
+        emitter, kind, op.axes, lambda *i: tirx.exp(args.x(*i) - at_largest(i)), te.sum, "total", keepdims=True
+    )
+    total = emitter.stage("total", total)
+
+    def at(*i: Expr) -> Expr:
+        kept = iter(i)
+        full = [
+            tirx.IntImm("int64", 0) if axis in gone and not op.keepdims else next(kept) for axis in range(kind.rank)
+        ]
+        return tirx.log(total(*full)) + at_largest(full)
+
+    return te.compute(emitter.shape(op.result.type.shape), at, name="log_sum_exp")

@@ -1,0 +1,270 @@
+"""The emission table: how each op is computed, as tensor expressions.
+
+An emission is a function of the op, its operands as tensors and an `Emitter`; it
+returns the result tensors.  Its kind says how the op may share a kernel.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from plait.backends.targets import CpuTarget, Target
+from plait.backends.tvm.shapes import components, dtype_name, to_expression, to_shape
+from plait.ir import Constant, IntLike, Op, QuantType, Type, Value
+
+
+class Kind(enum.Enum):
+    """How an op may share a kernel with its neighbours."""
+
+    ELEMENTWISE = "each element of the result reads one element of every operand"
+    INJECTIVE = "each element of the result reads a few elements, anywhere"
+    REDUCTION = "a reduction that reads its operand once: may follow elementwise and be followed by it"
+    CONTRACTION = "reads its operands many times: may be followed by elementwise ops"
+    CREATION = "reads nothing: computed again wherever it is used"
+    VIEW = "the same bytes under another shape: no kernel"
+    ALONE = "one or several kernels of its own"
+
+
+EmitFunction = Callable[[Any, "Arguments", "Emitter"], Any]
+E = TypeVar("E", bound=EmitFunction)
+
+
+@dataclass(frozen=True)
+class Emission:
+    """A row of the table."""
+
+    kind: Kind
+    function: EmitFunction
+
+
+EMISSIONS: dict[type[Op], Emission] = {}
+
+
+def emit(*classes: type[Op], kind: Kind) -> Callable[[E], E]:
+    """Decorator that enters an emission for some op classes."""
+
+    def enter(function: E) -> E:
+        for cls in classes:
+            if cls in EMISSIONS:
+                raise TypeError(f"{cls.opname} has two emissions")
+            EMISSIONS[cls] = Emission(kind, function)
+        return function
+
+    return enter
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A constant laid out anew before it is uploaded.
+
+    `key` names the layout, so that two readers that want the same one share it.
+    """
+
+    key: str
+    apply: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a placeholder gets its array: component `component` of a value, or a result of a stage."""
+
+    value: Value | None = None
+    component: int = 0
+    packing: Packing | None = None
+    stage: int = -1
+
+
+@dataclass
+class Stage:
+    """One kernel of a group: outputs as tensor expressions over placeholders."""
+
+    suffix: str
+    inputs: list[te.Tensor]
+    sources: list[Source]
+    outputs: list[te.Tensor]
+    scalars: list[tirx.Var]
+
+
+class Arguments:
+    """The operands of an op as tensors, by field name; a graph is a tuple of tensors."""
+
+    def __init__(self, op: Op, lookup: Callable[[Value], Any]) -> None:
+        self._op = op
+        self._lookup = lookup
+
+    def __getattr__(self, name: str) -> Any:
+        given = getattr(self._op, name)
+        if given is None:
+            return None
+        return tuple(map(self._lookup, given)) if isinstance(given, tuple) else self._lookup(given)
+
+
+@dataclass
+class Emitter:
+    """Collects the kernels of one group while the emissions of its ops run.
+
+    Attributes:
+        target: what the kernels are for.
+        constants: constants of the graph by name, for the scales of quantised types.
+    """
+
+    target: Target
+    constants: dict[str, Constant]
+    variables: dict[str, tirx.Var] = field(default_factory=dict)
+    stages: list[Stage] = field(default_factory=list)
+    _read_dims: set[str] = field(default_factory=set)
+    _sources: dict[Any, Source] = field(default_factory=dict)
+    _placeholders: dict[tuple[Any, ...], te.Tensor] = field(default_factory=dict)
+
+    # -- shapes -------------------------------------------------------------------
+    @property
+    def is_cpu(self) -> bool:
+        return isinstance(self.target, CpuTarget)
+
+    def dim(self, dim: IntLike) -> Expr:
+        """A dim as an expression over this group's variables."""
+        if not isinstance(dim, int):
+            for name in sorted(dim.symbols()):
+                self.variables.setdefault(name, tirx.Var(name, "int64"))
+        return to_expression(dim, self.variables)
+
+    def shape(self, dims: Sequence[IntLike]) -> list[Expr]:
+        """Dims as expressions."""
+        return [self.dim(dim) for dim in dims]
+
+    def dtype(self, type: Type) -> str:
+        """TVM's name of the element type."""
+        return components(type)[0][1]
+
+    def axis(self, extent: IntLike | Expr, name: str) -> tirx.IterVar:
+        """A reduction axis from 0 to `extent`."""
+        size = extent if isinstance(extent, Expr) else self.dim(extent)
+        return te.reduce_axis((tirx.IntImm("int64", 0), size), name=name)
+
+    # -- inputs --------------------------------------------------------------------
+    def placeholders(self, value: Value) -> Any:
+        """The tensors of a value from outside the group: one, or a tuple for a graph."""
+        found = []
+        for index, (shape, dtype) in enumerate(components(value.type)):
+            found.append(self._placeholder(Source(value, index), self.shape(shape), dtype, value.name))
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def packs(self, value: Value) -> bool:
+        """Whether a weight can be laid out anew at compile time: a constant, read by this kernel only so."""
+        return self.is_cpu and isinstance(value, Constant)
+
+    def packed(self, value: Value, shape: Sequence[int], packing: Packing) -> te.Tensor:
+        """A constant in another layout of `shape`."""
+        exprs = self.shape(shape)
+        return self._placeholder(Source(value, 0, packing), exprs, self.dtype(value.type), value.name)
+
+    def parameter(self, number: float | int | str) -> float | int | te.Tensor:
+        """A scale or zero point of a quantised type: a number, or the constant it refers to."""
+        return self.placeholders(self.constants[number]) if isinstance(number, str) else number
+
+    def _placeholder(self, source: Source, shape: list[Expr], dtype: str, name: str) -> te.Tensor:
+        key = (source.value, source.component, source.packing and source.packing.key)
+        if key not in self._placeholders:
+            tensor = te.placeholder(shape, dtype, identifier(name))
+            self._placeholders[key] = tensor
+            self._sources[tensor.op] = source
+        return self._placeholders[key]
+
+    # -- kernels -------------------------------------------------------------------
+    def stage(self, suffix: str, *outputs: te.Tensor) -> Any:
+        """Close a kernel that computes `outputs`; the tensors that later kernels read in their place."""
+        self.finish(suffix, outputs)
+        found = []
+        for tensor in outputs:
+            cut = te.placeholder(tensor.shape, tensor.dtype, tensor.op.name)
+            self._sources[cut.op] = Source(component=len(found), stage=len(self.stages) - 1)
+            found.append(cut)
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def close(self, outputs: Sequence[te.Tensor]) -> list[Source]:
+        """Close the last kernel of the group; where each of its results comes from."""
+        computed = [tensor for tensor in outputs if tensor.op not in self._sources]
+        if computed:
+            self.finish("", computed)
+        last = len(self.stages) - 1
+        places = {tensor.op: Source(component=k, stage=last) for k, tensor in enumerate(computed)}
+        return [self._sources.get(tensor.op) or places[tensor.op] for tensor in outputs]
+
+    def finish(self, suffix: str, outputs: Sequence[te.Tensor]) -> None:
+        """Close one kernel that computes `outputs`."""
+        inputs = _placeholders_below(outputs)
+        bound = {dim.name for tensor in inputs for dim in tensor.shape if isinstance(dim, tirx.Var)}
+        used: set[str] = set()
+        for tensor in (*inputs, *outputs):
+            for dim in tensor.shape:
+                used.update(var.name for var in tirx.analysis.undefined_vars(dim))
+        # A dim inside an expression only, or read by the body as a number, is handed in as a scalar.
+        used.update(self._read_dims)
+        scalars = [self.variables[name] for name in sorted(used - bound)]
+        sources = [self._sources[tensor.op] for tensor in inputs]
+        self.stages.append(Stage(suffix, inputs, sources, list(outputs), scalars))
+
+    def read_dim(self, dim: IntLike) -> Expr:
+        """A dim whose value the kernel computes with, rather than only looping over it."""
+        expression = self.dim(dim)
+        if not isinstance(dim, int):
+            self._read_dims.update(dim.symbols())
+        return expression
+
+
+def _placeholders_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    """Placeholders that tensors depend on, each once, in the order a depth-first walk meets them."""
+    found: list[te.Tensor] = []
+    seen: set[Any] = set()
+    stack = list(reversed(outputs))
+    while stack:
+        tensor = stack.pop()
+        if tensor.op in seen:
+            continue
+        seen.add(tensor.op)
+        below = list(tensor.op.input_tensors)
+        if below:
+            stack.extend(reversed(below))
+        elif isinstance(tensor.op, te.PlaceholderOp):
+            found.append(tensor)
+    return found
+
+
+def identifier(name: str) -> str:
+    """A value name as an identifier of C."""
+    text = "".join(c if c.isalnum() else "_" for c in name)
+    return text if text[:1].isalpha() or text[:1] == "_" else f"v{text}"
+
+
+def lane_count(emitter: Emitter) -> int:
+    """f32 lanes of the target's vectors; 1 where the target vectorises by itself."""
+    return emitter.target.lanes if isinstance(emitter.target, CpuTarget) else 1
+
+
+def quantised(type: Type) -> QuantType | None:
+    """The type as a quantised one, or None."""
+    return type if isinstance(type, QuantType) else None
+
+
+__all__ = [
+    "EMISSIONS",
+    "Arguments",
+    "Emission",
+    "Emitter",
+    "Kind",
+    "Packing",
+    "Source",
+    "Stage",
+    "dtype_name",
+    "emit",
+    "identifier",
+    "lane_count",
+    "quantised",
+]

@@ -1,0 +1,165 @@
+"""Which ops share a kernel.
+
+A group has one sink, whose results are all that leaves it.  An op joins the groups
+of its operands when those values have no other reader; such a merge cannot close a
+cycle, since no path leads out of a group but through its sink.
+
+    conv -> add -> relu          one group: a contraction and its elementwise epilogue
+    exp -> transpose -> neg      one group: each element is computed on demand
+    conv -> reshape -> softmax   two groups and a view, which costs no kernel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from plait.backends.tvm.emit import EMISSIONS, Kind
+from plait.ir import CompileError, Graph, Op, Value, VerifyError
+from plait.ir.errors import nearest
+
+_ON_DEMAND = (Kind.ELEMENTWISE, Kind.INJECTIVE)
+
+
+@dataclass(eq=False)
+class Group:
+    """Ops of one kernel (or, for an op that needs several, of those), in execution order.
+
+    Attributes:
+        ops: the ops; ops that create values out of nothing may be in several groups.
+        anchor: the op that is no element-by-element map, or None.
+    """
+
+    ops: list[Op]
+    anchor: Op | None = None
+
+    @property
+    def sink(self) -> Op:
+        return self.ops[-1]
+
+
+@dataclass
+class Partition:
+    """A graph cut into groups and views, both in execution order.
+
+    `views` are ops that only give the same bytes another shape.
+    """
+
+    steps: list[Group | Op] = field(default_factory=list)
+
+    @property
+    def groups(self) -> list[Group]:
+        return [step for step in self.steps if isinstance(step, Group)]
+
+    @property
+    def views(self) -> list[Op]:
+        return [step for step in self.steps if isinstance(step, Op)]
+
+
+def check_supported(graph: Graph) -> None:
+    """Raise one CompileError that lists every op without an emission, with place and nearest op."""
+    missing: dict[str, list[Op]] = {}
+    for op in graph.ops:
+        if type(op) not in EMISSIONS:
+            missing.setdefault(op.opname, []).append(op)
+    if not missing:
+        return
+    known = [cls.opname for cls in EMISSIONS]
+    lines = []
+    for name, ops in missing.items():
+        places = "; ".join(f"%{op.name} at {op.loc.readable()}" for op in ops[:3])
+        more = f" and {len(ops) - 3} more" if len(ops) > 3 else ""
+        similar = nearest(name, known)
+        hint = f" (the nearest op that can be compiled is {similar[0]})" if similar else ""
+        lines.append(f"{name} x{len(ops)}: {places}{more}{hint}")
+    raise CompileError(
+        f"{len(missing)} kinds of ops cannot be compiled: {', '.join(missing)}",
+        where=f"graph @{graph.name}",
+        why="\n       ".join(lines),
+        todo="rewrite them with a pass, or enter an emission with plait.backends.tvm.emit.emit",
+    )
+
+
+def partition(graph: Graph) -> Partition:
+    """Cut a graph into groups.  Raises CompileError when an op has no emission."""
+    check_supported(graph)
+    kept = set(graph.outputs)
+    group_of: dict[Op, Group] = {}
+    order: list[Group | Op] = []
+    for op in graph.ops:
+        kind = EMISSIONS[type(op)].kind
+        if kind is Kind.VIEW:
+            order.append(op)
+            continue
+        if kind is Kind.CREATION:
+            # A value that other groups read in passing needs no kernel of its own.
+            if any(v in kept for v in op.results) or _read_by_view(op):
+                order.append(Group([op]))
+            continue
+        group = Group([op], None if kind in _ON_DEMAND else op)
+        for operand in dict.fromkeys(op.operands):
+            other = group_of.get(operand.producer) if operand.producer is not None else None
+            if other is None or other is group or operand in kept or not _only_reader(operand, op):
+                continue
+            if other.sink is operand.producer and _may_merge(other, group, op, kind):
+                group.ops = [*other.ops, *group.ops]
+                group.anchor = group.anchor or other.anchor
+                order.remove(other)
+                for inner in other.ops:
+                    group_of[inner] = group
+        group_of[op] = group
+        order.append(group)
+    for step in order:
+        if isinstance(step, Group):
+            _add_creations(step)
+    return Partition(order)
+
+
+def _only_reader(value: Value, op: Op) -> bool:
+    return value.users == (op,) and len(value.producer.results) == 1 if value.producer else False
+
+
+def _read_by_view(op: Op) -> bool:
+    for value in op.results:
+        for user in value.users:
+            if isinstance(user, Op) and EMISSIONS[type(user)].kind in (Kind.VIEW, Kind.ALONE):
+                return True
+    return False
+
+
+def _may_merge(producer: Group, consumer: Group, op: Op, kind: Kind) -> bool:
+    """Whether `op`, the sink of `consumer` so far, can compute its operand `producer` itself."""
+    if producer.anchor is None:
+        # Computed on demand: once for a map or a reduction, many times for a product.
+        return kind in _ON_DEMAND or kind is Kind.REDUCTION
+    if EMISSIONS[type(producer.anchor)].kind is Kind.ALONE or kind is not Kind.ELEMENTWISE:
+        return False
+    if consumer.anchor is not None:
+        return False
+    return op.results[0].shaped.shape == producer.sink.results[0].shaped.shape
+
+
+def _add_creations(group: Group) -> None:
+    """Compute operands that come out of nothing inside the group that reads them."""
+    if EMISSIONS[type(group.sink)].kind is Kind.ALONE:
+        return
+    inside = set(group.ops)
+    found: dict[Op, None] = {}
+    for op in group.ops:
+        for operand in op.operands:
+            made = operand.producer
+            if made is not None and made not in inside and EMISSIONS[type(made)].kind is Kind.CREATION:
+                found[made] = None
+    group.ops = [*found, *group.ops]
+
+
+def reads(ops: Iterable[Op]) -> list[Value]:
+    """Values that some ops read from outside, each once."""
+    found: dict[Value, None] = {}
+    inside = {value for op in ops for value in op.results}
+    for op in ops:
+        found.update(dict.fromkeys(v for v in op.operands if v not in inside))
+    return list(found)
+
+
+__all__ = ["Group", "Partition", "VerifyError", "check_supported", "partition", "reads"]

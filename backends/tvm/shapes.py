@@ -1,0 +1,79 @@
+"""Dims and element types of the IR as TVM expressions and names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tvm import tirx
+from tvm.ir import Expr
+
+from plait.ir import CompileError, Dim, DType, GraphType, IntLike, ShapedType, Type
+
+_NAMES = {
+    "f64": "float64",
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "i64": "int64",
+    "i32": "int32",
+    "i16": "int16",
+    "i8": "int8",
+    "i4": "int8",
+    "u8": "uint8",
+    "u4": "uint8",
+    "bool": "bool",
+}
+
+
+def dtype_name(dtype: DType) -> str:
+    """TVM's name of an element type; 4-bit integers are held in a byte.  Raises CompileError for c64."""
+    if dtype.name not in _NAMES:
+        raise CompileError(
+            f"tensors of {dtype} cannot be compiled", why="no target has complex arithmetic", todo="split them"
+        )
+    return _NAMES[dtype.name]
+
+
+def to_expression(dim: IntLike, variables: Mapping[str, tirx.Var]) -> Expr:
+    """A dim as a 64-bit integer expression over `variables`."""
+    if not isinstance(dim, Dim):
+        return tirx.IntImm("int64", dim)
+    total: Expr | None = None
+    for monomial, coefficient in sorted(dim.terms.items(), key=lambda item: str(item[0])):
+        term: Expr | None = None
+        for atom in monomial:
+            factor: Expr
+            if atom.operator:
+                left, right = to_expression(atom.left, variables), to_expression(atom.right, variables)
+                factor = _OPERATIONS[atom.operator](left, right)
+            else:
+                factor = variables[atom.name]
+            term = factor if term is None else term * factor
+        scale = tirx.IntImm("int64", coefficient)
+        term = scale if term is None else (term if coefficient == 1 else term * scale)
+        total = term if total is None else total + term
+    assert total is not None  # a Dim has at least one term
+    return total
+
+
+_OPERATIONS = {"//": tirx.floordiv, "%": tirx.floormod, "min": tirx.min, "max": tirx.max}
+
+
+def to_shape(dims: Sequence[IntLike], variables: Mapping[str, tirx.Var]) -> list[Expr]:
+    """Each dim as an expression."""
+    return [to_expression(dim, variables) for dim in dims]
+
+
+def components(type: Type) -> list[tuple[tuple[IntLike, ...], str]]:
+    """Shape and TVM element type of the arrays that hold a value.
+
+    A tensor is one array.  A coo graph is one [2, E] array of sources and
+    destinations; a csr graph is row pointers [N+1], sources [E] and edge numbers [E].
+    """
+    if isinstance(type, ShapedType):
+        return [(type.shape, dtype_name(type.dtype))]
+    assert isinstance(type, GraphType)
+    index = dtype_name(type.index)
+    if type.format == "coo":
+        return [((2, type.edges), index)]
+    return [((type.nodes + 1,), index), ((type.edges,), index), ((type.edges,), index)]

@@ -1,0 +1,121 @@
+"""Write the README's tables from bench/results/*.json.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; what is between
+is replaced.  Run: python bench/tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from plait.ir.files import write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def markdown(headings: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def provenance(record: dict[str, Any]) -> str:
+    """When, on what and with which versions a benchmark ran."""
+    wanted = ("torch", "apache-tvm", "onnx")
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if k in wanted)
+    where = record["machine"]
+    return f"\nMeasured {record['date']} on {where['cores']} cores of {where['processor']}; {versions}.\n"
+
+
+def main_job(record: dict[str, Any]) -> str:
+    """Per model: ops, error against torch, kernels and their resources, prediction."""
+    headings = [
+        "model", "IR ops", "after passes", "worst error / tolerance", "cpu ms, batch 1",
+        "sm_80 kernels", "unmapped", "spilling", "most registers", "predicted ms / J / MB, batch 8", "MIG",
+    ]  # fmt: skip
+    rows = []
+    for r in record["rows"]:
+        worst = max(r["interpreter_error"], r["cpu_error"], r.get("onnx_error", 0.0))
+        p = r["predict_b8"]
+        figures = f"{p['latency_ms']:.2f} / {p['energy_j']:.2f} / {p['memory_mb']:.0f}"
+        rows.append(
+            [
+                r["model"],
+                str(r["ops"]),
+                str(r["ops_optimised"]),
+                f"{worst:.3f}",
+                f"{r['cpu_ms_batch1']:.0f}",
+                str(r["a100_kernels"]),
+                str(r["a100_unmapped_kernels"]),
+                str(r["a100_spilling_kernels"]),
+                str(r["a100_max_registers"]),
+                figures,
+                str(p["mig"]["profile"]),
+            ]
+        )
+    note = (
+        "\nErrors are the largest of interpreter, CPU code and ONNX route against torch at batch 1 and 3, "
+        "in units of the tolerance (rtol 1e-3, atol 1e-4). CPU times are measured; registers and spills come "
+        "from the sm_80 assembler; the last two columns are simulated by the roofline for an A100-SXM4-40GB, "
+        "not measured.\n"
+    )
+    return markdown(headings, rows) + note + provenance(record)
+
+
+def ir_scaling(record: dict[str, Any]) -> str:
+    """Print, parse and verify time by number of ops."""
+    rows = [
+        [f"{r['ops']:,.0f}", f"{r['print_s']:.3f}", f"{r['parse_s']:.3f}", f"{r['verify_s']:.3f}",
+         f"{(r['parse_s'] + r['verify_s']) / r['ops'] * 1e6:.0f}"]
+        for r in record["rows"]
+    ]  # fmt: skip
+    headings = ["ops", "print s", "parse s", "verify s", "parse + verify, us per op"]
+    return markdown(headings, rows) + provenance(record)
+
+
+def roofline_vs_measured(record: dict[str, Any]) -> str:
+    """Predicted against measured latency of real rows."""
+    rows = [[str(cell) for cell in row] for row in record["table"]["rows"]]
+    return markdown(record["table"]["headings"], rows) + provenance(record)
+
+
+RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "main_job": main_job,
+    "ir_scaling": ir_scaling,
+    "roofline_vs_measured": roofline_vs_measured,
+}
+
+
+def render(text: str, results: Path) -> str:
+    """The README text with every table made anew.  Raises KeyError for a table that nobody renders."""
+
+    def replace(match: re.Match[str]) -> str:
+        record = json.loads((results / f"{match[2]}.json").read_text())
+        return f"{match[1]}{RENDERERS[match[2]](record)}{match[3]}"
+
+    return BLOCK.sub(replace, text)
+
+
+def main() -> None:
+    """Rewrite the README, or with --check fail when that would change it."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--check", action="store_true")
+    chosen = options.parse_args()
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    new = render(old, ROOT / "bench" / "results")
+    if chosen.check and new != old:
+        raise SystemExit("README.md tables are not those of bench/results: run `make tables`")
+    if new != old:
+        with write_atomically(readme) as stream:
+            stream.write(new.encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Reading ONNX files: decoding, checks, and external data confined to the model's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from plait.frontends.onnx.elements import array_of, element_of
+from plait.frontends.onnx.registry import canonical_domain
+from plait.ir import DType, InputError, LoweringError
+
+OLDEST_OPSET = 7
+
+
+@dataclass
+class Source:
+    """A checked model and where its tensors come from.
+
+    Attributes:
+        model: the model; initialisers with external data have none inside.
+        file: name of the model file for locations, `<model>` for one in memory.
+        folder: the folder that external data must stay in; None in memory.
+        opsets: operator set version by domain.
+    """
+
+    model: onnx.ModelProto
+    file: str
+    folder: Path | None
+    opsets: dict[str, int] = field(default_factory=dict)
+
+    def tensor(self, tensor: onnx.TensorProto) -> tuple[np.ndarray, DType]:
+        """The array of a tensor, from inside the model or from external data."""
+        where = f"{self.file}: tensor '{tensor.name}'"
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return _external_array(tensor, self.folder, where)
+        return array_of(tensor, where)
+
+
+def load_model(model: onnx.ModelProto | str | Path) -> Source:
+    """Read and check a model.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+        LoweringError: it is no ONNX model, the checker rejects it, or its opset is not supported.
+    """
+    if isinstance(model, onnx.ModelProto):
+        source = Source(model, "<model>", None)
+    elif isinstance(model, (str, Path)):
+        path = Path(model)
+        source = Source(_read(path), path.name, path.resolve().parent)
+    else:
+        raise InputError(
+            f"cannot lower a {type(model).__name__} as an ONNX model",
+            why="an onnx.ModelProto or the path of an .onnx file is wanted",
+            todo="pass one of these",
+        )
+    source.opsets = _opsets(source)
+    for tensor in _attribute_tensors(source.model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            array, _ = source.tensor(tensor)
+            _put_inside(tensor, array)
+    _check(source)
+    return source
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise InputError(
+            f"model file {what}", where=str(path), todo="check the path; it names one .onnx file"
+        )
+    try:
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise InputError("model file cannot be read", where=str(path), why=str(error)) from None
+    except (DecodeError, ValueError, RuntimeError) as error:
+        raise _not_onnx(str(path), f"it does not decode as a protobuf message: {error}") from None
+    if not model.ir_version or not model.HasField("graph"):
+        raise _not_onnx(str(path), "it holds no IR version or no graph")
+    return model
+
+
+def _not_onnx(where: str, why: str) -> LoweringError:
+    return LoweringError(
+        "the file is no ONNX model, or was cut short",
+        where=where,
+        why=why,
+        todo="export or download the model again; onnx.checker.check_model(path) must accept it",
+    )
+
+
+def _opsets(source: Source) -> dict[str, int]:
+    newest = int(onnx.defs.onnx_opset_version())
+    found = {canonical_domain(o.domain): int(o.version) for o in source.model.opset_import}
+    if "" not in found:
+        if any(canonical_domain(node.domain) == "" for node in source.model.graph.node):
+            raise LoweringError(
+                "the model does not say which operator set it uses",
+                where=source.file,
+                why="opset_import has no entry for the default domain",
+                todo="export the model again, or append onnx.helper.make_opsetid('', N) to opset_import",
+            )
+        found[""] = newest
+    version = found[""]
+    if not OLDEST_OPSET <= version <= newest:
+        older = version < OLDEST_OPSET
+        raise LoweringError(
+            f"the model uses opset {version}",
+            where=source.file,
+            why=f"opsets {OLDEST_OPSET} to {newest} are supported"
+            + ("" if older else f"; onnx {onnx.__version__} knows none above {newest}"),
+            todo="convert it with onnx.version_converter.convert_version(model, 13)"
+            if older
+            else "install a newer onnx, or export the model with a lower opset",
+        )
+    return found
+
+
+def _check(source: Source) -> None:
+    """Run the onnx checker on the model without the data of its initialisers.
+
+    Large data would only slow the checker and, above 2 GB, make it fail; it is
+    checked against its shape where it is read.
+    """
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(source.model) if source.model.ByteSize() < 1 << 20 else _copy_light(
+        source.model, skeleton
+    )
+    for tensor in skeleton.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.raw_data) > 1024:
+            _empty(tensor)
+    try:
+        onnx.checker.check_model(skeleton)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise LoweringError(
+            "the onnx checker rejects the model",
+            where=source.file,
+            why=reason,
+            todo="correct or re-export the model; onnx.checker.check_model(model) shows the same message",
+        ) from None
+
+
+def _copy_light(model: onnx.ModelProto, skeleton: onnx.ModelProto) -> None:
+    """Copy a model with its initialisers emptied, never holding two copies of their data."""
+    for descriptor, value in model.ListFields():
+        if descriptor.name != "graph":
+            _copy_field(skeleton, descriptor.name, value)
+    for descriptor, value in model.graph.ListFields():
+        if descriptor.name != "initializer":
+            _copy_field(skeleton.graph, descriptor.name, value)
+    for tensor in model.graph.initializer:
+        light = skeleton.graph.initializer.add(name=tensor.name, data_type=tensor.data_type)
+        light.dims.extend(tensor.dims)
+        _empty(light)
+
+
+def _copy_field(target: object, name: str, value: object) -> None:
+    if hasattr(value, "CopyFrom"):
+        getattr(target, name).CopyFrom(value)
+    elif hasattr(value, "extend"):
+        getattr(target, name).extend(value)
+    else:
+        setattr(target, name, value)
+
+
+def _empty(tensor: onnx.TensorProto) -> None:
+    name, data_type = tensor.name, tensor.data_type
+    tensor.Clear()
+    tensor.name, tensor.data_type = name, data_type
+    tensor.dims.append(0)
+
+
+# -- external data --------------------------------------------------------------
+def _external_array(tensor: onnx.TensorProto, folder: Path | None, where: str) -> tuple[np.ndarray, DType]:
+    """Read the external data of a tensor.
+
+    Raises:
+        LoweringError: the location leaves the folder, the file is missing or
+            short, or offset and length make no sense.
+    """
+    element = element_of(tensor.data_type, where)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    path = _confined(entries.get("location", ""), folder, where)
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    wanted = (count * element.bits + 7) // 8
+    try:
+        offset = int(entries.get("offset", 0) or 0)
+        length = int(entries.get("length", wanted) or wanted)
+    except ValueError:
+        offset = length = -1
+    if offset < 0 or length != wanted:
+        raise LoweringError(
+            f"external data states offset {entries.get('offset', 0)!r} and length {entries.get('length')!r}",
+            where=where,
+            why=f"{element}{list(tensor.dims)} takes {wanted} bytes",
+            todo="export the model again",
+        )
+    size = path.stat().st_size
+    if size < offset + length:
+        raise LoweringError(
+            f"external data file '{path.name}' is short",
+            where=where,
+            why=f"the tensor ends at byte {offset + length} but the file has {size}",
+            todo="copy the whole data file next to the model, or export the model again",
+        )
+    with path.open("rb") as file:
+        file.seek(offset)
+        raw = file.read(length)
+    inside = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, raw_data=raw)
+    inside.dims.extend(tensor.dims)
+    return array_of(inside, where)
+
+
+def _confined(location: str, folder: Path | None, where: str) -> Path:
+    """The file of an external location, which must lie inside the model's folder, links resolved."""
+    if folder is None:
+        raise LoweringError(
+            f"the data of the tensor is in an external file '{location}'",
+            where=where,
+            why="a model in memory has no folder to read it from",
+            todo="pass the path of the .onnx file, or call onnx.load(path), which reads the data",
+        )
+    path = (folder / location).resolve()
+    absolute = Path(location).is_absolute() or location.startswith(("/", "\\"))
+    if not location or absolute or not path.is_relative_to(folder) or path == folder:
+        raise LoweringError(
+            f"external data location '{location}' leaves the folder of the model",
+            where=where,
+            why=f"data is read from {folder} only: no absolute path, no '..', no link that leads out",
+            todo="move the data file next to the model and save the model with a relative location",
+        )
+    if not path.is_file():
+        raise LoweringError(
+            f"external data file '{location}' is missing",
+            where=where,
+            why=f"{path} does not exist",
+            todo="copy the data file next to the model",
+        )
+    return path
+
+
+def _put_inside(tensor: onnx.TensorProto, array: np.ndarray) -> None:
+    whole = onnx.numpy_helper.from_array(array, tensor.name)
+    tensor.CopyFrom(whole)
+
+
+def _attribute_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All tensors that node attributes hold, subgraphs and functions included."""
+    stack = [model.graph.node, *(function.node for function in model.functions)]
+    while stack:
+        for node in stack.pop():
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+                if attribute.HasField("g"):
+                    stack.append(attribute.g.node)
+                stack.extend(graph.node for graph in attribute.graphs)

@@ -1,0 +1,273 @@
+"""The walk over a model: scopes, folding, rules, function bodies and branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from plait.frontends.onnx import operators  # noqa: F401  # registers the rules
+from plait.frontends.onnx.builder import Builder
+from plait.frontends.onnx.call import Call
+from plait.frontends.onnx.expand import Body, has_schema_body, model_functions, schema_body
+from plait.frontends.onnx.folding import fold
+from plait.frontends.onnx.inputs import Dynamic, lower_inputs
+from plait.frontends.onnx.load import Source
+from plait.frontends.onnx.operand import Operand
+from plait.frontends.onnx.places import has_origin, node_label, node_location, node_name
+from plait.frontends.onnx.registry import canonical_domain, find_rule
+from plait.frontends.onnx.report import Unsupported, unsupported_error
+from plait.ir import Graph, InputError, Loc, LoweringError, Value, VerifyError
+
+#: Operators that the walk itself handles.
+_WALKED = {("", "If"), ("", "Constant")}
+
+
+@dataclass
+class Scope:
+    """Names in sight: values of a graph or function body, and its attribute parameters.
+
+    Attributes:
+        values: operands by ONNX name.
+        parent: the scope around a branch; functions have none.
+        opsets: operator set version by domain.
+        attributes: what `ref_attr_name` refers to inside a function.
+        prefix: put in front of names; the caller's name inside a function.
+        loc: the caller's location inside a function.
+    """
+
+    values: dict[str, Operand]
+    opsets: dict[str, int]
+    parent: Scope | None = None
+    attributes: dict[str, onnx.AttributeProto] = field(default_factory=dict)
+    prefix: str = ""
+    loc: Loc | None = None
+
+    def find(self, name: str) -> Operand | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return scope.values[name]
+            scope = scope.parent
+        return None
+
+
+def lower_model(source: Source, inputs: Mapping[str, np.ndarray], dynamic: Dynamic, name: str) -> Graph:
+    """Lower a checked model; see `plait.frontends.onnx.lower_onnx`."""
+    return _Lowering(source).run(inputs, dynamic, name)
+
+
+class _Lowering:
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.functions = model_functions(source.model)
+
+    def run(self, inputs: Mapping[str, np.ndarray], dynamic: Dynamic, name: str) -> Graph:
+        self._reject_unsupported()
+        model = self.source.model.graph
+        graph = Graph(name)
+        types = lower_inputs(graph, self.source, inputs, dynamic)
+        self.builder = Builder(graph, [*types, *(tensor.name for tensor in model.initializer)])
+        scope = Scope({}, self.source.opsets)
+        for port, kind in types.items():
+            scope.values[port] = Operand.of(graph.add_input(self.builder.reserved[port], kind))
+        self._initialisers(model, scope)
+        self._walk(model.node, scope)
+        results: list[Value] = []
+        for info in model.output:
+            operand = scope.find(info.name)
+            assert operand is not None  # the checker requires it
+            results.append(self.builder.value(operand, info.name))
+        graph.set_outputs(results)
+        self.builder.remove_dead()
+        return graph
+
+    def _initialisers(self, graph: onnx.GraphProto, scope: Scope) -> None:
+        if graph.sparse_initializer:
+            raise LoweringError(
+                f"the model has {len(graph.sparse_initializer)} sparse initialisers",
+                where=self.source.file,
+                why="constants of the IR are dense",
+                todo="store them as dense initialisers",
+            )
+        for tensor in graph.initializer:
+            array, element = self.source.tensor(tensor)
+            scope.values[tensor.name] = Operand(str(tensor.name), element, array)
+
+    # -- what has no lowering ---------------------------------------------------------
+    def _reject_unsupported(self) -> None:
+        found: dict[tuple[str, str, int], Unsupported] = {}
+        self._scan(self.source.model.graph.node, self.source.opsets, found, set())
+        if found:
+            raise unsupported_error(found.values(), self.source.file)
+
+    def _scan(
+        self,
+        nodes: Iterable[onnx.NodeProto],
+        opsets: dict[str, int],
+        found: dict[tuple[str, str, int], Unsupported],
+        entered: set[tuple[str, str, str]],
+    ) -> None:
+        for node in nodes:
+            domain = canonical_domain(node.domain)
+            version = opsets.get(domain, 1)
+            function = (domain, str(node.op_type), str(node.overload))
+            if function in self.functions:
+                if function not in entered:
+                    entered.add(function)
+                    body = self.functions[function]
+                    self._scan(body.nodes, body.opsets, found, entered)
+            elif (domain, node.op_type) in _WALKED:
+                for attribute in node.attribute:
+                    if attribute.HasField("g"):
+                        self._scan(attribute.g.node, opsets, found, entered)
+            elif find_rule(domain, node.op_type, version) is None and not has_schema_body(
+                domain, node.op_type, version
+            ):
+                key = (domain, str(node.op_type), version)
+                entry = found.setdefault(key, Unsupported(node.op_type, domain, version))
+                entry.nodes.append(node_label(node))
+
+    # -- the walk -----------------------------------------------------------------------
+    def _walk(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
+        for index, node in enumerate(nodes):
+            loc = node_location(node, self.source.file, index)
+            if scope.loc is not None and not has_origin(node):
+                loc = scope.loc
+            self.builder.loc = loc
+            results = self._node(node, scope, loc)
+            for name, result in zip(node.output, results, strict=False):
+                if name and result is not None:
+                    operand = Operand.of(result) if isinstance(result, Value) else result
+                    if not operand.name:
+                        operand.name = str(name)
+                    scope.values[name] = operand
+
+    def _node(self, node: onnx.NodeProto, scope: Scope, loc: Loc) -> Sequence[Value | Operand | None]:
+        domain = canonical_domain(node.domain)
+        function = self.functions.get((domain, str(node.op_type), str(node.overload)))
+        call = self._call(node, scope)
+        if function is not None:
+            return self._enter(function, node, call, scope, loc)
+        if (domain, call.op_type) == ("", "If"):
+            return self._branch(call, scope)
+        try:
+            folded = fold(call)
+            if folded is not None:
+                return folded
+            rule = find_rule(domain, call.op_type, call.version)
+            if rule is not None:
+                made = rule(call)
+                return [made] if isinstance(made, (Value, Operand)) else made
+        except LoweringError:
+            raise
+        except (VerifyError, InputError) as error:
+            raise call.error(error.what, why=error.why, todo=error.todo) from error
+        except (ValueError, IndexError) as error:
+            raise call.error(
+                "its inputs do not fit the operator",
+                why=str(error),
+                todo="run onnx.checker with full_check=True",
+            ) from error
+        body = schema_body(node, scope.opsets, call.inputs)
+        if body is None:
+            entry = Unsupported(call.op_type, domain, call.version, [call.label])
+            raise unsupported_error([entry], self.source.file)
+        return self._enter(body, node, call, scope, loc)
+
+    def _call(self, node: onnx.NodeProto, scope: Scope) -> Call:
+        domain = canonical_domain(node.domain)
+        inputs: list[Operand | None] = []
+        for name in node.input:
+            operand = scope.find(name) if name else None
+            if name and operand is None:
+                raise LoweringError(
+                    f"value '{name}' is read before it is made",
+                    where=f"{self.source.file}: node '{node_label(node)}' ({node.op_type})",
+                    why="an operator that this lowering leaves without that output, or a broken model",
+                    todo="check the model; optional outputs such as masks and indices may be unsupported",
+                )
+            inputs.append(operand)
+        attributes = {a.name: self._attribute(a) for a in _attributes(node, scope)}
+        name = node_name(node)
+        return Call(
+            node,
+            scope.opsets.get(domain, 1),
+            inputs,
+            attributes,
+            self.builder,
+            (f"{scope.prefix}.{name}" if scope.prefix else name, node_label(node), self.source.file),
+        )
+
+    def _attribute(self, attribute: onnx.AttributeProto) -> Any:
+        """An attribute as a Python value; tensors become operands."""
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            array, element = self.source.tensor(attribute.t)
+            return Operand("", element, array)
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            return value.decode()
+        if attribute.type == onnx.AttributeProto.STRINGS:
+            return [item.decode() for item in value]
+        return value
+
+    def _enter(
+        self, body: Body, node: onnx.NodeProto, call: Call, scope: Scope, loc: Loc
+    ) -> list[Operand | None]:
+        """Lower a function body in the place of a node."""
+        given = {attribute.name: attribute for attribute in _attributes(node, scope)}
+        inner = Scope(
+            {
+                name: operand
+                for name, operand in zip(body.inputs, call.inputs, strict=False)
+                if operand is not None
+            },
+            body.opsets,
+            attributes={**body.defaults, **given},
+            prefix=call.name,
+            loc=loc,
+        )
+        absent = {name for name in body.inputs if name not in inner.values}
+        self._walk([_without(inner_node, absent) for inner_node in body.nodes], inner)
+        return [inner.find(name) for name in body.outputs]
+
+    def _branch(self, call: Call, scope: Scope) -> list[Operand | None]:
+        """Lower the branch that a condition known at compile time selects."""
+        condition = call.operand(0).array
+        if condition is None:
+            raise call.error(
+                f"the condition '{call.operand(0).name}' is computed at run time",
+                why="an If is lowered where its condition is known from constants and dims",
+                todo="export the model for one branch, or fix the shapes that the condition reads with inputs=",
+            )
+        graph = call.attributes["then_branch" if bool(condition.reshape(())) else "else_branch"]
+        inner = replace(scope, values={}, parent=scope)
+        self._initialisers(graph, inner)
+        self._walk(graph.node, inner)
+        return [inner.find(info.name) for info in graph.output]
+
+
+def _attributes(node: onnx.NodeProto, scope: Scope) -> Iterator[onnx.AttributeProto]:
+    """The attributes of a node; references to parameters of the function are resolved."""
+    for attribute in node.attribute:
+        if not attribute.ref_attr_name:
+            yield attribute
+        elif attribute.ref_attr_name in scope.attributes:
+            resolved = onnx.AttributeProto()
+            resolved.CopyFrom(scope.attributes[attribute.ref_attr_name])
+            resolved.name = attribute.name
+            yield resolved
+
+
+def _without(node: onnx.NodeProto, absent: set[str]) -> onnx.NodeProto:
+    """The node with inputs that the caller left out written as left out."""
+    if not absent.intersection(node.input):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.ClearField("input")
+    copy.input.extend("" if name in absent else name for name in node.input)
+    return copy

@@ -1,0 +1,122 @@
+"""Reductions and scans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plait.frontends.onnx.call import Call
+from plait.frontends.onnx.operand import Operand
+from plait.frontends.onnx.registry import lowers
+from plait.ir import Value
+from plait.ir import dims as d
+from plait.ir import types as t
+from plait.ir.ops import core, prob
+
+_REDUCTIONS: dict[str, Any] = {
+    "ReduceSum": core.Sum,
+    "ReduceMean": core.Mean,
+    "ReduceMax": core.Max,
+    "ReduceMin": core.Min,
+    "ReduceProd": core.Prod,
+    "ReduceLogSumExp": prob.LogSumExp,
+}
+_COMPOSED = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare")
+
+
+def reduced_axes(call: Call) -> tuple[int, ...] | None:
+    """The axes of a reduction from its attribute or its second input; None where nothing is reduced.
+
+    `axes` became an input in opset 13 for ReduceSum and in 18 for the others.
+    """
+    rank = call.rank(0)
+    axes = call.ints(1, "axes") if call.has(1) else call.integers("axes")
+    if not axes:
+        return None if call.integer("noop_with_empty_axes", 0) else tuple(range(rank))
+    return tuple(sorted(call.normalise(axis, rank) for axis in axes))
+
+
+@lowers(*_REDUCTIONS)
+def reduction(call: Call) -> Value | Operand:
+    axes, keepdims = reduced_axes(call), bool(call.integer("keepdims", 1))
+    if axes is None:
+        return call.operand(0)
+    x = call.value(0)
+    element = x.shaped.dtype
+    make = _REDUCTIONS[call.op_type]
+    if element == t.boolean:
+        make = {"ReduceMax": core.Any, "ReduceMin": core.All}.get(call.op_type, make)
+    if call.op_type == "ReduceMean" and not element.is_float:
+        total = call.step(core.Sum(x, axes=axes, keepdims=keepdims))
+        count = call.step(core.Cast(_count(call, axes), out=total.shaped.with_shape(())))
+        return call.emit(core.Div(total, count))
+    return call.emit(make(x, axes=axes, keepdims=keepdims))
+
+
+def _count(call: Call, axes: tuple[int, ...]) -> Value:
+    """How many elements each mean is over, as an i64 scalar."""
+    return call.step(core.DimValue(dim=d.product(call.shape(0)[axis] for axis in axes)))
+
+
+@lowers(*_COMPOSED)
+def composed_reduction(call: Call) -> Value | Operand:
+    axes, keepdims = reduced_axes(call), bool(call.integer("keepdims", 1))
+    x = call.value(0)
+    if call.op_type == "ReduceL1":
+        x = call.step(core.Abs(x))
+    elif call.op_type in ("ReduceL2", "ReduceSumSquare"):
+        x = call.step(core.Mul(x, x))
+    if axes is not None:
+        summed = core.Sum(x, axes=axes, keepdims=keepdims)
+        x = call.emit(summed) if call.op_type in ("ReduceL1", "ReduceSumSquare") else call.step(summed)
+    if call.op_type == "ReduceL2":
+        return call.emit(core.Sqrt(x))
+    return call.emit(core.Log(x)) if call.op_type == "ReduceLogSum" else x
+
+
+@lowers("ArgMax", "ArgMin")
+def arg_reduction(call: Call) -> Value:
+    make: Any = core.ArgMax if call.op_type == "ArgMax" else core.ArgMin
+    x, keepdims = call.value(0), bool(call.integer("keepdims", 1))
+    axis = call.axis(0, call.rank(0))
+    if not call.integer("select_last_index", 0):
+        return call.emit(make(x, axis=axis, keepdims=keepdims))
+    reverse = call.step(core.Flip(x, axes=(axis,)))
+    found = call.step(make(reverse, axis=axis, keepdims=keepdims))
+    last = call.step(core.DimValue(dim=call.shape(0)[axis] - 1))
+    return call.emit(core.Sub(last, found))
+
+
+@lowers("CumSum", since=11)
+def cumulative_sum(call: Call) -> Value:
+    x = call.value(0)
+    axis = call.normalise(int(call.number(1, "axis")), call.rank(0))
+    reverse, exclusive = bool(call.integer("reverse", 0)), bool(call.integer("exclusive", 0))
+    if not reverse and not exclusive:
+        return call.emit(core.CumSum(x, axis=axis))
+    source = call.step(core.Flip(x, axes=(axis,))) if reverse else x
+    total = call.step(core.CumSum(source, axis=axis))
+    if exclusive:
+        total = call.step(core.Sub(total, source))
+    return call.emit(core.Flip(total, axes=(axis,))) if reverse else total
+
+
+@lowers("LpNormalization")
+def lp_normalization(call: Call) -> Value:
+    """x / ||x||_p along an axis, for p of 1 and 2."""
+    x, axis = call.value(0), call.axis(-1, call.rank(0))
+    if call.integer("p", 2) == 1:
+        norm = call.step(core.Sum(call.step(core.Abs(x)), axes=(axis,), keepdims=True))
+    else:
+        square = call.step(core.Mul(x, x))
+        norm = call.step(core.Sqrt(call.step(core.Sum(square, axes=(axis,), keepdims=True))))
+    return call.emit(core.Div(x, norm))
+
+
+@lowers("Hardmax", since=13)
+def hardmax(call: Call) -> Value:
+    """1 at the first largest element along an axis, 0 elsewhere."""
+    x, axis = call.value(0), call.axis(-1, call.rank(0))
+    first = call.step(core.ArgMax(x, axis=axis, keepdims=True))
+    counter = call.step(core.Iota(axis=axis, out=t.TensorType(t.i64, call.shape(0))))
+    hit = call.step(core.Eq(counter, first))
+    return call.emit(core.Cast(hit, out=t.TensorType(x.shaped.dtype, call.shape(0))))
