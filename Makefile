@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || echo python3)
 STAMP := $(VENV)/.installed
 TYPED := .cache/typing/plait
-ROOMS := ir frontends passes backends predictors bench
+ROOMS := ir frontends passes backends predictors
 
 .PHONY: run test test-slow lint format bench tables clean
 
@@ -20,8 +20,9 @@ test-slow: $(STAMP)
 lint: $(STAMP) $(TYPED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	MYPYPATH=.cache/typing $(BIN)/mypy --strict -p plait.ir
-	MYPYPATH=.cache/typing $(BIN)/mypy -p plait
+	MYPYPATH=.cache/typing $(BIN)/mypy --strict --follow-imports=silent -p plait.ir
+	MYPYPATH=.cache/typing $(BIN)/mypy -p plait.api -p plait.__main__ $(ROOMS:%=-p plait.%)
+	MYPYPATH=.cache/typing:bench $(BIN)/mypy $(patsubst bench/%.py,-m %,$(wildcard bench/*.py))
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -25,9 +25,10 @@ import dataclasses
 import functools
 import inspect
 import operator
+import sys
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from typing_extensions import dataclass_transform
 
@@ -238,7 +239,7 @@ def abstract(cls: type[O]) -> type[O]:
 
 
 def _schema_of(cls: type[Op]) -> Schema:
-    hints = get_type_hints(cls)
+    hints = _annotations_of(cls)
     specs = []
     for item in dataclasses.fields(cls):  # type: ignore[arg-type]
         hint = hints[item.name]
@@ -251,6 +252,20 @@ def _schema_of(cls: type[Op]) -> Schema:
         else:
             specs.append(FieldSpec(item.name, role, default, required))
     return Schema(tuple(specs))
+
+
+def _annotations_of(cls: type[Op]) -> dict[str, Any]:
+    """Annotations of a class and its bases by name, evaluated in the module of each.
+
+    `typing.get_type_hints` refuses `KW_ONLY` on Python 3.10.
+    """
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        namespace = vars(sys.modules[base.__module__])
+        for name, annotation in inspect.get_annotations(base).items():
+            if name != "_" and base is not Op:
+                found[name] = eval(annotation, namespace) if isinstance(annotation, str) else annotation
+    return found
 
 
 def _role_of(name: str, hint: Any) -> Role:

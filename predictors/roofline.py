@@ -193,6 +193,7 @@ def predict_roofline(
     priced = len(simulation.costs)
     calibrated = precision == "pytorch" and not fused
     latency_band = CALIBRATION.eager_latency_band if calibrated else CALIBRATION.latency_band
+    memory_band = CALIBRATION.eager_memory_band if calibrated else CALIBRATION.memory_band
     return Prediction(
         graph_name=graph.name,
         graph_id=graph.id,
@@ -205,7 +206,7 @@ def predict_roofline(
         energy_j=energy_j,
         energy_interval_j=_interval(energy_j, CALIBRATION.energy_band),
         memory_mb=memory_mb,
-        memory_interval_mb=_interval(memory_mb, CALIBRATION.memory_band),
+        memory_interval_mb=_interval(memory_mb, memory_band),
         basis="roofline",
         provenance={
             "latency": "calibrated" if calibrated else "simulated",

@@ -43,6 +43,16 @@ class KernelFunction:
     sites: list[list[Op]] = field(default_factory=list)
     pointer: Any = None  # its global variable in the module
 
+    @property
+    def is_extern(self) -> bool:
+        """Whether it was written as loops instead of tensor expressions."""
+        return any(isinstance(tensor.op, te.ExternOp) for tensor in self.stage.outputs)
+
+    @property
+    def text(self) -> str:
+        """Its TIR as it is now."""
+        return str(self.function.script())
+
 
 @dataclass
 class GroupCode:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import tvm
 from tvm import relax
 
-from plait.backends.targets import CpuTarget, Target
-from plait.backends.tvm.build import KernelFunction, Module
-from plait.backends.tvm.schedule_cpu import schedule
+from plait.backends.executable import Code
+from plait.backends.kernels import Kernel
+from plait.backends.targets import CpuTarget, GpuTarget, Target
+from plait.backends.tvm.build import KernelFunction, Module, build_module
+from plait.backends.tvm.partition import partition
+from plait.backends.tvm.schedule_cpu import schedule as schedule_for_cpu
 from plait.backends.tvm.toolchain import compile_error, tvm_target
-from plait.ir import Op
+from plait.ir import Graph, Op
 
 Progress = Callable[[str, int, int], None]
 
@@ -31,25 +35,60 @@ _LOWERING = (
 )
 
 
-def schedule_kernels(module: Module, target: CpuTarget, progress: Progress | None = None) -> dict[str, list[str]]:
-    """Schedule every kernel of a module for a CPU; notes by kernel where no rule fitted."""
+def compile_code(graph: Graph, target: Target, progress: Progress | None = None) -> Code:
+    """Compile a graph for a target.  Raises CompileError."""
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "emit"):
+        module = build_module(graph, partition(graph), target)
+    with _timed(seconds, "schedule"):
+        notes = schedule_kernels(module, target, progress)
+    if isinstance(target, GpuTarget):
+        from plait.backends.tvm.cuda_code import device_code
+
+        with _timed(seconds, "lower"), device_code() as device:
+            executable = lower(module, target)
+        with _timed(seconds, "assemble"):
+            kernels, source, cubin = device.assemble(module, target, notes, progress)
+        return Code(executable, module.parameters, module.dims, kernels, source, cubin, seconds)
+    with _timed(seconds, "lower"):
+        executable = lower(module, target)
+    kernels = tuple(kernel_row(kernel, notes.get(kernel.name, [])) for kernel in module.kernels)
+    return Code(executable, module.parameters, module.dims, kernels, seconds=seconds)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started
+
+
+def schedule_kernels(module: Module, target: Target, progress: Progress | None = None) -> dict[str, list[str]]:
+    """Schedule every kernel of a module; notes by kernel where no rule fitted."""
     notes: dict[str, list[str]] = {}
     for number, kernel in enumerate(module.kernels):
         if progress is not None:
             progress("schedule", number, len(module.kernels))
-        function, found = schedule(kernel.function, target)
+        if kernel.is_extern:
+            # Written as loops, with threads of its own.
+            function, found = kernel.function.with_attr("tirx.is_scheduled", True), []
+        elif isinstance(target, CpuTarget):
+            function, found = schedule_for_cpu(kernel.function, target)
+        else:
+            from plait.backends.tvm.schedule_gpu import schedule as schedule_for_gpu
+
+            function, found = schedule_for_gpu(kernel, target)
         kernel.function = function
         if found:
             notes[kernel.name] = found
-        replace_kernel(module, kernel)
+        _replace(module, kernel)
     return notes
 
 
-def replace_kernel(module: Module, kernel: KernelFunction) -> None:
+def _replace(module: Module, kernel: KernelFunction) -> None:
     """Put the present function of a kernel into the module."""
-    old = module.relax_module[kernel.name]
-    function = kernel.function.with_attrs({k: v for k, v in old.attrs.items()} if old.attrs else {})
-    module.relax_module.update_func(module.relax_module.get_global_var(kernel.name), function)
+    pointer = module.relax_module.get_global_var(kernel.name)
+    module.relax_module.update_func(pointer, kernel.function.with_attr("global_symbol", kernel.name))
 
 
 def lower(module: Module, target: Target) -> Any:
@@ -64,10 +103,24 @@ def lower(module: Module, target: Target) -> Any:
 
 
 def _blamed(module: Module, error: Exception) -> list[Op]:
-    """Ops of the kernels that an error mentions; of all where it mentions none."""
+    """Ops of the kernels that an error mentions; of the first where it mentions none."""
     text = str(error)
     named = [kernel for kernel in module.kernels if kernel.name in text]
-    return [op for kernel in (named or module.kernels[:1]) for op in (kernel.sites[0] if kernel.sites else [])]
+    return [op for kernel in (named or module.kernels[:1]) for op in kernel.sites[0]]
 
 
-__all__ = ["Progress", "ThreadPoolExecutor", "lower", "replace_kernel", "schedule_kernels"]
+def kernel_row(kernel: KernelFunction, notes: list[str], **resources: Any) -> Kernel:
+    """The row of the kernel table for a function; `resources` are the fields that a GPU fills."""
+    ops = dict.fromkeys(op.name for site in kernel.sites for op in site)
+    places = dict.fromkeys(op.loc.readable() for site in kernel.sites for op in site if op.loc)
+    given = {"name": kernel.name, "source": kernel.text, "notes": tuple(notes), **resources}
+    return Kernel(
+        ops=tuple(ops),
+        opnames=tuple(op.opname for op in kernel.sites[0]),
+        locations=tuple(places),
+        calls=len(kernel.sites),
+        **given,
+    )
+
+
+__all__ = ["Progress", "compile_code", "kernel_row", "lower", "schedule_kernels"]

@@ -30,8 +30,6 @@ _SMALL = 4096
 
 def schedule(function: tirx.PrimFunc, target: CpuTarget) -> tuple[tirx.PrimFunc, list[str]]:
     """The function scheduled for a CPU, and notes on blocks that no rule fitted."""
-    if not _has_blocks(function):
-        return function, []
     notes: list[str] = []
     try:
         return _scheduled(function, target, notes), notes
@@ -45,15 +43,8 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
 
 
-def _has_blocks(function: tirx.PrimFunc) -> bool:
-    return bool(function.attrs and "tirx.is_scheduled" not in function.attrs)
-
-
 def _scheduled(function: tirx.PrimFunc, target: CpuTarget, notes: list[str]) -> tirx.PrimFunc:
     scheduler = s_tir.Schedule(IRModule({"main": function}), error_render_level="fast")
-    blocks = _blocks(scheduler)
-    if any(_opaque(scheduler, block) for block in blocks):
-        return function  # written as loops, with their own parallelism
     _inline_maps(scheduler, target)
     blocks = _blocks(scheduler)
     product = next((b for b in blocks if _name(scheduler, b) == "accumulate"), None)
@@ -84,14 +75,6 @@ def _blocks(scheduler: Any) -> list[Any]:
 
 def _name(scheduler: Any, block: Any) -> str:
     return str(scheduler.get(block).name_hint)
-
-
-def _opaque(scheduler: Any, block: Any) -> bool:
-    return not scheduler.get(block).iter_vars and bool(scheduler.get_loops(block)) is False and _is_extern(scheduler, block)
-
-
-def _is_extern(scheduler: Any, block: Any) -> bool:
-    return not isinstance(scheduler.get(block).body, tirx.BufferStore)
 
 
 def _is_reduction(scheduler: Any, block: Any) -> bool:

@@ -167,9 +167,9 @@ def _fixed(
         for axis, (dim, size) in enumerate(zip(port.shape, arrays[port.name].shape, strict=True)):
             if axis in axes or dim is None or dim in renamed:
                 continue
-            known, by = (
-                fixed.setdefault(dim, (size, port.name)) if isinstance(dim, str) else (dim, "the model")
-            )
+            known, by = dim, "the model"
+            if isinstance(dim, str):
+                known, by = fixed.setdefault(dim, (size, f"the array for '{port.name}'"))
             if known != size:
                 raise LoweringError(
                     f"axis {axis} of the example array for '{port.name}' is {size}",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no stubs
 
 from plait.frontends.onnx.elements import array_of, element_of
 from plait.frontends.onnx.registry import canonical_domain
@@ -128,12 +128,7 @@ def _check(source: Source) -> None:
     checked against its shape where it is read.
     """
     skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(source.model) if source.model.ByteSize() < 1 << 20 else _copy_light(
-        source.model, skeleton
-    )
-    for tensor in skeleton.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.raw_data) > 1024:
-            _empty(tensor)
+    _copy_light(source.model, skeleton)
     try:
         onnx.checker.check_model(skeleton)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
@@ -155,9 +150,7 @@ def _copy_light(model: onnx.ModelProto, skeleton: onnx.ModelProto) -> None:
         if descriptor.name != "initializer":
             _copy_field(skeleton.graph, descriptor.name, value)
     for tensor in model.graph.initializer:
-        light = skeleton.graph.initializer.add(name=tensor.name, data_type=tensor.data_type)
-        light.dims.extend(tensor.dims)
-        _empty(light)
+        skeleton.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=[0])
 
 
 def _copy_field(target: object, name: str, value: object) -> None:
@@ -167,13 +160,6 @@ def _copy_field(target: object, name: str, value: object) -> None:
         getattr(target, name).extend(value)
     else:
         setattr(target, name, value)
-
-
-def _empty(tensor: onnx.TensorProto) -> None:
-    name, data_type = tensor.name, tensor.data_type
-    tensor.Clear()
-    tensor.name, tensor.data_type = name, data_type
-    tensor.dims.append(0)
 
 
 # -- external data --------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -134,6 +134,7 @@ class _Lowering:
     # -- the walk -----------------------------------------------------------------------
     def _walk(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
         for index, node in enumerate(nodes):
+            node = _resolved(node, scope)
             loc = node_location(node, self.source.file, index)
             if scope.loc is not None and not has_origin(node):
                 loc = scope.loc
@@ -151,7 +152,7 @@ class _Lowering:
         function = self.functions.get((domain, str(node.op_type), str(node.overload)))
         call = self._call(node, scope)
         if function is not None:
-            return self._enter(function, node, call, scope, loc)
+            return self._enter(function, node, call, loc)
         if (domain, call.op_type) == ("", "If"):
             return self._branch(call, scope)
         try:
@@ -161,7 +162,8 @@ class _Lowering:
             rule = find_rule(domain, call.op_type, call.version)
             if rule is not None:
                 made = rule(call)
-                return [made] if isinstance(made, (Value, Operand)) else made
+                if made is not None:
+                    return [made] if isinstance(made, (Value, Operand)) else made
         except LoweringError:
             raise
         except (VerifyError, InputError) as error:
@@ -170,13 +172,18 @@ class _Lowering:
             raise call.error(
                 "its inputs do not fit the operator",
                 why=str(error),
-                todo="run onnx.checker with full_check=True",
+                todo="run onnx.checker.check_model(model, full_check=True)",
             ) from error
         body = schema_body(node, scope.opsets, call.inputs)
         if body is None:
-            entry = Unsupported(call.op_type, domain, call.version, [call.label])
-            raise unsupported_error([entry], self.source.file)
-        return self._enter(body, node, call, scope, loc)
+            raise call.unsupported(f"this form of {call.op_type}")
+        found: dict[tuple[str, str, int], Unsupported] = {}
+        self._scan(body.nodes, body.opsets, found, set())
+        for entry in found.values():
+            entry.note = f"in the function body of {call.op_type} node '{call.label}'"
+        if found:
+            raise unsupported_error(found.values(), self.source.file)
+        return self._enter(body, node, call, loc)
 
     def _call(self, node: onnx.NodeProto, scope: Scope) -> Call:
         domain = canonical_domain(node.domain)
@@ -191,7 +198,7 @@ class _Lowering:
                     todo="check the model; optional outputs such as masks and indices may be unsupported",
                 )
             inputs.append(operand)
-        attributes = {a.name: self._attribute(a) for a in _attributes(node, scope)}
+        attributes = {a.name: self._attribute(a) for a in node.attribute}
         name = node_name(node)
         return Call(
             node,
@@ -214,17 +221,12 @@ class _Lowering:
             return [item.decode() for item in value]
         return value
 
-    def _enter(
-        self, body: Body, node: onnx.NodeProto, call: Call, scope: Scope, loc: Loc
-    ) -> list[Operand | None]:
+    def _enter(self, body: Body, node: onnx.NodeProto, call: Call, loc: Loc) -> list[Operand | None]:
         """Lower a function body in the place of a node."""
-        given = {attribute.name: attribute for attribute in _attributes(node, scope)}
+        given = {attribute.name: attribute for attribute in node.attribute}
+        pairs = zip(body.inputs, call.inputs, strict=False)
         inner = Scope(
-            {
-                name: operand
-                for name, operand in zip(body.inputs, call.inputs, strict=False)
-                if operand is not None
-            },
+            {name: operand for name, operand in pairs if operand is not None},
             body.opsets,
             attributes={**body.defaults, **given},
             prefix=call.name,
@@ -241,7 +243,7 @@ class _Lowering:
             raise call.error(
                 f"the condition '{call.operand(0).name}' is computed at run time",
                 why="an If is lowered where its condition is known from constants and dims",
-                todo="export the model for one branch, or fix the shapes that the condition reads with inputs=",
+                todo="export the model for one branch, or fix with inputs= the shapes that it reads",
             )
         graph = call.attributes["then_branch" if bool(condition.reshape(())) else "else_branch"]
         inner = replace(scope, values={}, parent=scope)
@@ -250,16 +252,20 @@ class _Lowering:
         return [inner.find(info.name) for info in graph.output]
 
 
-def _attributes(node: onnx.NodeProto, scope: Scope) -> Iterator[onnx.AttributeProto]:
-    """The attributes of a node; references to parameters of the function are resolved."""
+def _resolved(node: onnx.NodeProto, scope: Scope) -> onnx.NodeProto:
+    """The node with references to attribute parameters of the function replaced by what was given."""
+    if not any(attribute.ref_attr_name for attribute in node.attribute):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.ClearField("attribute")
     for attribute in node.attribute:
         if not attribute.ref_attr_name:
-            yield attribute
+            copy.attribute.append(attribute)
         elif attribute.ref_attr_name in scope.attributes:
-            resolved = onnx.AttributeProto()
-            resolved.CopyFrom(scope.attributes[attribute.ref_attr_name])
-            resolved.name = attribute.name
-            yield resolved
+            copy.attribute.append(scope.attributes[attribute.ref_attr_name])
+            copy.attribute[-1].name = attribute.name
+    return copy
 
 
 def _without(node: onnx.NodeProto, absent: set[str]) -> onnx.NodeProto:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 from plait.ir import Value
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from plait.frontends.onnx.call import Call
     from plait.frontends.onnx.operand import Operand
 
-    Result = Value | Operand | Sequence[Value | Operand | None] | None
-    Rule = Callable[[Call], Result]
+    Result: TypeAlias = Value | Operand | Sequence[Value | Operand | None] | None
+    Rule: TypeAlias = Callable[[Call], Result]
 
 F = TypeVar("F", bound="Callable[[Call], Result]")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from plait.ir.dims import IntLike
+from plait.ir.dims import IntLike, minimum
 from plait.ir.op import Op, shaped
 from plait.ir.types import DType, Shape, ShapedType, TensorType
 from plait.ir.value import Value
@@ -132,10 +132,7 @@ def conv_output(
         )
     if not ceil:
         return span // stride + 1
-    count = (span + stride - 1) // stride + 1
-    if isinstance(count, int) and isinstance(size, int) and (count - 1) * stride >= size + pads[0]:
-        count -= 1
-    return count
+    return minimum((span + stride - 1) // stride + 1, (size + pads[0] - 1) // stride + 1)
 
 
 def pads_of(op: Op, pad: Sequence[int], spatial: int) -> tuple[tuple[int, int], ...]:

@@ -32,10 +32,10 @@ def requantize(op: quant.Requantize, args: Args, ctx: Context) -> torch.Tensor:
     """The real value in f64, rounded to another grid."""
     (x,) = args
     kind = op.x.type
-    real = (
-        real_value(x, kind, ctx) if isinstance(kind, QuantType) else x.to(torch.float64) * (op.scale or 0.0)
-    )
-    return round_to(real, op.out, ctx)
+    if isinstance(kind, QuantType):
+        return round_to(real_value(x, kind, ctx), op.out, ctx)
+    assert op.scale is not None  # infer demands it of an accumulator
+    return round_to(x.to(torch.float64) * op.scale, op.out, ctx)
 
 
 @reference(quant.FakeQuant)

@@ -7,6 +7,7 @@ import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from plait.ir.interpret import interpret
 from plait.ir.reference import REFERENCES, EdgeList
 from plait.ir.reference.tensors import TORCH
 from plait.ir.types import ShapedType
-from plait.ir.value import hash_content
+from plait.ir.value import Value, hash_content
 
 SIZES = {"B": 3, "T": 4, "N": 5, "E": 7}
 CASE = re.compile(
@@ -65,14 +66,15 @@ def read_case(lines: list[str], opname: str) -> Case:
         name, _, text = lines.pop(0).removeprefix("const @").partition(" : ")
         kind = parse_type(text)
         assert isinstance(kind, ShapedType)
-        array = generator.uniform(0.01, 0.1, kind.shape).astype(kind.dtype.numpy)
+        shape = tuple(evaluate(dim, {}) for dim in kind.shape)
+        array = generator.uniform(0.01, 0.1, shape).astype(kind.dtype.numpy)
         constants[name] = array
         declared.append(f'const @{name} : {text} = blob("{hash_content(array)}")')
     match = CASE.fullmatch("\n".join(lines).rstrip().replace("OP(", f"{opname}("))
     assert match is not None, lines
     count = len(re.sub(r"<[^>]*>|\[[^\]]*\]", "", match["types"]).split(","))
     names = ", ".join(f"%y{i}" for i in range(count))
-    text = [
+    module = [
         "plait.ir 1.0",
         *(f"dim {name} in 1..64" for name in SIZES),
         *declared,
@@ -81,7 +83,7 @@ def read_case(lines: list[str], opname: str) -> Case:
         f"  return {names}",
         "}",
     ]
-    return Case("\n".join(text) + "\n", constants)
+    return Case("\n".join(module) + "\n", constants)
 
 
 def read_cases(text: str) -> dict[str, Cases]:
@@ -113,10 +115,10 @@ def cases_of(opname: str) -> Cases:
     return CASES[opname]
 
 
-def draw(graph: Graph, opname: str) -> dict[str, object]:
+def draw(graph: Graph, opname: str) -> dict[str, Any]:
     """Random inputs of a graph under SIZES."""
     generator = np.random.default_rng(11)
-    inputs: dict[str, object] = {}
+    inputs: dict[str, Any] = {}
     for value in graph.inputs:
         if isinstance(value.type, GraphType):
             size, index = SIZES["E"], TORCH[value.type.index.name]
@@ -167,12 +169,12 @@ def test_reference(opname: str) -> None:
     for case in cases_of(opname).valid:
         graph = case.graph()
         op = op_in(graph, opname)
-        seen = dict.fromkeys(op.results)
+        seen: dict[Value, Any] = {}
         outputs = interpret(
             graph,
             draw(graph, opname),
             dims=SIZES,
-            observe=lambda value, tensor, seen=seen: seen.update({value: tensor}),
+            observe=seen.__setitem__,
         )
         assert len(outputs) == len(graph.outputs)
         for value in op.results:

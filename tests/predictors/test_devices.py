@@ -8,6 +8,7 @@ import pytest
 
 from plait.ir import PredictError
 from plait.predictors import DEVICES, device, devices
+from plait.predictors.calibration import CALIBRATION
 from plait.predictors.timing import Resources
 
 BANDWIDTH_TDP = {
@@ -68,3 +69,15 @@ def test_unknown_arithmetic_mode() -> None:
 def test_tensor_core_products_reach_the_measured_rate() -> None:
     whole = Resources.of(device("a100-sxm4-40gb"))
     assert whole.rate_per_sm("tf32") * whole.sm_count / 1e6 == pytest.approx(123.7, rel=0.001)
+
+
+def test_every_calibrated_constant_names_its_source() -> None:
+    wanted = {item.name for item in fields(CALIBRATION)} - {"sources"}
+    assert set(CALIBRATION.sources) == wanted
+    assert all(CALIBRATION.sources.values())
+
+
+def test_context_is_the_line_through_the_measured_slices() -> None:
+    # MIGProfiler, ResNet-50 at batch 1, less 98 MiB of weights and 10 MiB of activations.
+    for sms, framebuffer_mb in ((14, 1447.8), (28, 1513.3), (42, 1576.6), (98, 1805.9)):
+        assert CALIBRATION.context_on(sms) == pytest.approx(framebuffer_mb - 108, abs=15)

@@ -82,9 +82,7 @@ def test_nothing_fits() -> None:
 
 
 def test_latency_target_rules_out_small_slices() -> None:
-    choice = choose_profile(
-        SMALL, 100.0, latency_ms_on=lambda p: 140.0 / p.sm_count, latency_target_ms=3.5
-    )
+    choice = choose_profile(SMALL, 100.0, latency_ms_on=lambda p: 140.0 / p.sm_count, latency_target_ms=3.5)
     assert choice.profile is not None
     assert choice.profile.name == "3g.20gb"
     assert choice.latency_ms == 140.0 / 42

@@ -120,7 +120,7 @@ def _transposed_pads(
     dilation: tuple[int, ...],
     extra: tuple[int, ...],
 ) -> tuple[Pads, tuple[int, ...]]:
-    """Pads and output padding, from `pads`, or from `output_shape` or `auto_pad` by the formula of the standard.
+    """Pads and output padding, from `pads`, or from `output_shape` or `auto_pad` by the standard's formula.
 
     A negative pad lengthens the result, which output padding expresses behind it.
     """

@@ -66,9 +66,8 @@ def arange(call: Call) -> Value:
 def one_hot(call: Call) -> Value:
     """`on` where the index along a new axis is the given one; negative indices count from the end."""
     indices = call.value(0)
-    (depth,) = (
-        call.dims(1, "the depth") if call.element(1).is_integer else (int(call.number(1, "the depth")),)
-    )
+    word = "the depth"
+    depth = call.dims(1, word)[0] if call.element(1).is_integer else int(call.number(1, word))
     values = call.value(2)
     if indices.shaped.dtype not in (t.i32, t.i64):
         indices = call.cast(indices, t.i64)

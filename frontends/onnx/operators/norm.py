@@ -28,9 +28,9 @@ def batch_norm(call: Call) -> Value:
 
 @lowers("LayerNormalization", since=17)
 @lowers("LayerNormalization", domain="com.microsoft")
-def layer_norm(call: Call) -> Value:
+def layer_norm(call: Call) -> Value | None:
     if call.wants(1) or call.wants(2):
-        raise call.unsupported("the statistics outputs of LayerNormalization")
+        return None  # mean and deviation are outputs of the function body
     return normalised(call, call.value(0), call.optional(1), call.optional(2))
 
 
@@ -78,10 +78,9 @@ def group_norm(call: Call) -> Value:
     x, channels, groups = call.value(0), call.shape(0)[1], call.integer("num_groups", 1)
     scale, bias = call.value(1), call.value(2)
     if call.version < 21:
+        wide = (groups, channels // groups)
         scale, bias = (
-            call.reshape(
-                call.broadcast(call.reshape(v, (groups, 1)), (groups, channels // groups)), (channels,)
-            )
+            call.reshape(call.broadcast(call.reshape(v, (groups, 1)), wide), (channels,))
             for v in (scale, bias)
         )
     epsilon = call.number_attribute("epsilon", 1e-5)

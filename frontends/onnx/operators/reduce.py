@@ -47,7 +47,7 @@ def reduction(call: Call) -> Value | Operand:
         make = {"ReduceMax": core.Any, "ReduceMin": core.All}.get(call.op_type, make)
     if call.op_type == "ReduceMean" and not element.is_float:
         total = call.step(core.Sum(x, axes=axes, keepdims=keepdims))
-        count = call.step(core.Cast(_count(call, axes), out=total.shaped.with_shape(())))
+        count = call.step(core.Cast(_count(call, axes), out=t.TensorType(element, ())))
         return call.emit(core.Div(total, count))
     return call.emit(make(x, axes=axes, keepdims=keepdims))
 
@@ -102,14 +102,16 @@ def cumulative_sum(call: Call) -> Value:
 
 @lowers("LpNormalization")
 def lp_normalization(call: Call) -> Value:
-    """x / ||x||_p along an axis, for p of 1 and 2."""
+    """x / ||x||_p along an axis, for p of 1 and 2; 0 where the norm is 0."""
     x, axis = call.value(0), call.axis(-1, call.rank(0))
     if call.integer("p", 2) == 1:
         norm = call.step(core.Sum(call.step(core.Abs(x)), axes=(axis,), keepdims=True))
     else:
         square = call.step(core.Mul(x, x))
         norm = call.step(core.Sqrt(call.step(core.Sum(square, axes=(axis,), keepdims=True))))
-    return call.emit(core.Div(x, norm))
+    zero = call.scalar_like(0, x)
+    empty = call.step(core.Eq(norm, zero))
+    return call.emit(core.Where(empty, zero, call.step(core.Div(x, norm))))
 
 
 @lowers("Hardmax", since=13)

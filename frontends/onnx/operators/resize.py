@@ -150,7 +150,7 @@ def _native(call: Call, axes: list[Axis], rule: Rule) -> Coordinates | None:
 
 def _same_positions(axis: Axis, rule: Rule, coordinates: Coordinates) -> bool:
     if axis.fixed is None:
-        whole = axis.scale is None or axis.count == axis.size * axis.scale
+        whole = axis.scale is None or float(axis.scale).is_integer()
         return rule.coordinates == coordinates and whole
     if rule.exclude_outside:
         return False
@@ -193,7 +193,8 @@ def positions(axis: Axis, rule: Rule) -> np.ndarray:
         case "asymmetric":
             return steps / scale
         case "align_corners":
-            return steps * ((size - 1) / (count - 1)) if count > 1 else steps * 0.0
+            last = scale * size - 1  # a given scale counts with its fraction
+            return steps * ((size - 1) / last) if count > 1 else steps * 0.0
         case "pytorch_half_pixel" if count <= 1:
             return steps * 0.0
         case "half_pixel_symmetric":

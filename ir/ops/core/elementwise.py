@@ -267,6 +267,14 @@ class Arithmetic(Binary):
     act: Activation = "none"
     act_alpha: float = 0.01
 
+    def infer(self) -> tuple[Type, ...]:
+        (kind,) = super().infer()
+        if self.act not in ("none", "relu") and not numeric(self, self.left, "left").dtype.is_float:
+            raise self.error(
+                f"activation {self.act} on {kind}", why="it is defined on floating-point tensors"
+            )
+        return (kind,)
+
 
 @op("core.add")
 class Add(Arithmetic):

@@ -29,6 +29,10 @@ def contraction_result(op: Op, x: Value, w: Value, b: Value | None, shape: Shape
         if bt is not None and bt.dtype != i32:
             raise op.error(f"bias {b} is {bt}", why="the bias of quantised operands is i32")
         if out is None:
+            if getattr(op, "act", "none") not in ("none", "relu"):
+                raise op.error(
+                    "an i32 accumulator takes no activation but relu", todo="declare a quantised result"
+                )
             return TensorType(i32, shape)
         if not isinstance(out, QuantType) or out.shape != shape:
             raise op.error(

@@ -1,0 +1,231 @@
+"""Compiled graphs: calling, looking into and saving them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from plait.backends.artifact import StoredLibrary, save
+from plait.backends.binding import bind_arguments, finish_rows, from_tensor, signature, to_tensor
+from plait.backends.kernels import Kernel, kernel_table
+from plait.backends.targets import CpuTarget, Target
+from plait.ir import CompileError, Graph, InputError
+from plait.ir.memory import MemoryPlan, plan_memory
+
+if TYPE_CHECKING:
+    from plait.backends.cuda.emulator import LaneOrder
+
+_threads_in_use: list[int] = []
+
+
+@dataclass
+class Code:
+    """What a compiler hands to an executable.
+
+    Attributes:
+        module: a Relax executable or a loaded library.
+        parameters: constants in the order and layout that the code takes them.
+        dims: names of the dims that the code takes first.
+        kernels: the kernel table.
+        cuda_source, cubin: of all kernels together, on a GPU.
+        seconds: what the compilation took, by stage.
+    """
+
+    module: Any
+    parameters: dict[str, np.ndarray]
+    dims: list[str]
+    kernels: tuple[Kernel, ...]
+    cuda_source: str | None = None
+    cubin: bytes | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Executable:
+    """A graph compiled for one target.
+
+    Calls take numpy arrays or torch tensors by place or name and give back what
+    they were given; memory is shared both ways where it is dense and aligned.
+
+    Attributes:
+        graph: the graph as it was compiled.
+        target: what it was compiled for.
+        kernels: the kernel table; every kernel names the ops it computes.
+        seconds: what the compilation took, by stage; empty after loading.
+    """
+
+    def __init__(self, graph: Graph, target: Target, code: Code) -> None:
+        self.graph = graph
+        self.target = target
+        self.kernels = code.kernels
+        self.seconds = code.seconds
+        self._code = code
+        self._lock = threading.Lock()
+        self._machine: Any = None
+        self._parameters: list[Any] = []
+        self._emulated: Any = None
+        self.threads = target.threads if isinstance(target, CpuTarget) else 1
+
+    # -- running --------------------------------------------------------------------
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Run on inputs; one result, or a tuple of several.
+
+        Raises:
+            InputError: wrong inputs, or a GPU executable without a GPU.
+        """
+        bound = bind_arguments(self.graph, args, named)
+        if not isinstance(self.target, CpuTarget):
+            self._require_device()
+        with self._lock:
+            if self._machine is None:
+                self._start()
+            if isinstance(self.target, CpuTarget):
+                _use_threads(self.threads)
+            results = self._run(self._machine, self._parameters, bound.arrays, bound.dims)
+        return _unpacked([from_tensor(r, as_torch=bound.torch_results) for r in results])
+
+    def emulate(self, *args: Any, lane_order: LaneOrder = "forward", **named: Any) -> Any:
+        """Run the CUDA text of every kernel on the host, thread by thread, with its barriers and shuffles.
+
+        Args:
+            lane_order: "forward", "reversed" or a seed: the order in which threads run.
+
+        Raises:
+            InputError: wrong inputs, or an executable for a CPU.
+            CompileError: a kernel breaks a rule of the CUDA execution model.
+        """
+        if isinstance(self.target, CpuTarget):
+            raise InputError(
+                "there is nothing to emulate", where=f"@{self.graph.name}", why="it was compiled for a CPU", todo="call it"
+            )
+        from plait.backends.tvm.emulation import Emulation
+
+        bound = bind_arguments(self.graph, args, named)
+        with self._lock:
+            if self._emulated is None:
+                self._emulated = Emulation(self.graph, self.target)
+            arrays = finish_rows(bound.arrays, self.graph, bound.dims)
+            results = self._emulated.run(arrays, bound.dims, lane_order)
+        return _unpacked([from_tensor(r, as_torch=bound.torch_results) for r in results])
+
+    def _require_device(self) -> None:
+        import tvm
+
+        if not tvm.cuda(0).exist:
+            raise InputError(
+                f"@{self.graph.name} was compiled for {self.target.name}, and there is no GPU here",
+                why="its kernels are machine code of an NVIDIA device",
+                todo="call .emulate(...) to run the CUDA text on the host, or compile for target='cpu'",
+            )
+
+    def _start(self) -> None:
+        import tvm
+        from tvm import relax
+
+        device = tvm.cpu() if isinstance(self.target, CpuTarget) else tvm.cuda(0)
+        module = self._code.module
+        self._machine = relax.VirtualMachine(module.load() if isinstance(module, StoredLibrary) else module, device)
+        tensors = [to_tensor(array) for array in self._code.parameters.values()]
+        self._parameters = tensors if isinstance(self.target, CpuTarget) else [t.copyto(device) for t in tensors]
+
+    def _run(self, machine: Any, parameters: list[Any], arrays: list[Any], dims: Mapping[str, int]) -> list[Any]:
+        import tvm_ffi
+
+        arguments = finish_rows(arrays, self.graph, dims)
+        if not isinstance(self.target, CpuTarget):
+            import tvm
+
+            arguments = [a.copyto(tvm.cuda(0)) for a in arguments]
+        sizes = tvm_ffi.Shape([dims[name] for name in self._code.dims])
+        results = list(machine["main"](sizes, *arguments, *parameters))
+        if not isinstance(self.target, CpuTarget):
+            import tvm
+
+            results = [r.copyto(tvm.cpu()) for r in results]
+        return results
+
+    @property
+    def threads(self) -> int:
+        """How many threads the parallel loops of a CPU executable use; may be assigned."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        if count < 1:
+            raise InputError(f"threads={count} is below 1", todo="give 1 or more")
+        self._threads = count
+
+    # -- looking --------------------------------------------------------------------
+    @property
+    def memory(self) -> MemoryPlan:
+        """The memory plan at the upper bound of each dim, or its lower one where it has no upper."""
+        return self.memory_at({})
+
+    def memory_at(self, dims: Mapping[str, int]) -> MemoryPlan:
+        """The memory plan at given dims; others as in `memory`."""
+        values = {n: r.high if r.high is not None else max(r.low, 1) for n, r in self.graph.dims.items()}
+        return plan_memory(self.graph, {**values, **dims})
+
+    @property
+    def cuda_source(self) -> str:
+        """The whole CUDA text.  Raises InputError on a CPU executable."""
+        if self._code.cuda_source is None:
+            raise InputError("there is no CUDA text", why=f"the target is {self.target.name}")
+        return self._code.cuda_source
+
+    @property
+    def cubin(self) -> bytes:
+        """The machine code of all kernels for the GPU.  Raises InputError on a CPU executable."""
+        if self._code.cubin is None:
+            raise InputError("there is no cubin", why=f"the target is {self.target.name}")
+        return self._code.cubin
+
+    def kernel_table(self, *, width: int = 120) -> str:
+        """The kernel table as plain text."""
+        return kernel_table(self.kernels, width=width)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Target, signature, kernels and compile times, as JSON can hold them."""
+        return {
+            "graph": self.graph.name,
+            "target": self.target.to_dict(),
+            "inputs": {value.name: str(value.type) for value in self.graph.inputs},
+            "outputs": [str(value.type) for value in self.graph.outputs],
+            "kernels": [kernel.to_dict() for kernel in self.kernels],
+            "seconds": dict(self.seconds),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"<Executable @{self.graph.name}({signature(self.graph)}) for {self.target.name}, "
+            f"{len(self.kernels)} kernels>"
+        )
+
+    # -- saving ---------------------------------------------------------------------
+    def save(self, path: str | Path) -> None:
+        """Write one file that `load_executable` reads.
+
+        Raises InputError when the path is not writable, CompileError when there is no linker.
+        """
+        save(self, self._code, path)
+
+
+def _unpacked(results: Sequence[Any]) -> Any:
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _use_threads(count: int) -> None:
+    """Set the size of TVM's thread pool, which all executables share."""
+    if _threads_in_use != [count]:
+        import tvm
+
+        all_cores: Literal[-1] = -1
+        tvm.get_global_func("runtime.config_threadpool")(all_cores, count)
+        _threads_in_use[:] = [count]
+
+
+__all__ = ["Code", "CompileError", "Executable"]

@@ -1,0 +1,41 @@
+"""GPU schedules: TVM's default rules for NVIDIA devices, kernel by kernel, with a fallback that always fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plait.backends.targets import Target
+from plait.backends.tvm.build import KernelFunction
+from plait.backends.tvm.toolchain import compile_error, tvm_target
+from plait.backends.tvm.tvmscript import load_cuda_intrinsics
+
+
+def schedule(kernel: KernelFunction, target: Target) -> tuple[Any, list[str]]:
+    """A kernel's function with blocks and threads, and a note for each rule that failed on it.
+
+    The rules, in the order they are tried: Matmul (tiles through shared memory), GEMV,
+    Reduction, GeneralReduction (softmax, norms), Fallback (one thread an element).
+
+    Raises CompileError naming the ops when even the fallback fails.
+    """
+    from tvm.s_tir.dlight import gpu
+
+    if any(str(tensor.dtype) in ("float16", "int8") for tensor in kernel.stage.inputs):
+        load_cuda_intrinsics()
+    place = tvm_target(target)
+    notes: list[str] = []
+    failure: Exception | None = None
+    with place:
+        for rule in (gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback()):
+            try:
+                found = rule.apply(kernel.function, place, False)
+            except Exception as error:  # of TVM's schedule, which share no base class
+                failure = error
+                lines = [line for line in str(error).splitlines() if line.strip()]
+                notes.append(f"{type(rule).__name__} failed: {lines[0][:120] if lines else type(error).__name__}")
+                continue
+            if found is None:
+                continue
+            schedules = found if isinstance(found, list) else [found]
+            return schedules[0].mod["main"].with_attr("tirx.is_scheduled", True), notes
+    raise compile_error(failure or RuntimeError("no rule fits"), kernel.sites[0], "schedule") from failure
