@@ -184,6 +184,21 @@ def kernel_table(executable: Any) -> Table:
     return table
 
 
+def write_sources(executable: Any, folder: Path) -> None:
+    """One file of CUDA C per kernel."""
+    from plait.ir.files import write_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for kernel in executable.kernels:
+        if not kernel.source:
+            raise api.InputError(
+                f"target {executable.target.name} has no kernel text",
+                todo="leave out --sources, or compile for a100",
+            )
+        with write_atomically(folder / f"{kernel.name}.cu") as stream:
+            stream.write(kernel.source.encode())
+
+
 # -- commands ---------------------------------------------------------------------------
 @app.command("lower")
 def lower_command(
@@ -369,6 +384,7 @@ def compile_command(
     output: Output = None,
     dim: Dims = None,
     passes: Pipeline = None,
+    sources: Annotated[Path | None, typer.Option(help="Folder for the CUDA text of each kernel.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU target.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,

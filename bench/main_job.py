@@ -11,6 +11,7 @@ Run: python bench/main_job.py [MODEL ...] [--show] [--json PATH]; all ten by def
 from __future__ import annotations
 
 import argparse
+import logging
 import tempfile
 import time
 import warnings
@@ -27,7 +28,9 @@ from plait.frontends.families import Example, example, examples
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
 SMALL = ("small_cnn", "small_transformer")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=170)
 
 
 def worst_error(results: Any, expected: Any) -> float:
@@ -48,6 +51,8 @@ def export_onnx(chosen: Example, model: Any, seed: int, folder: Path) -> Path:
     inputs = chosen.inputs(2, seed)
     path = folder / f"{chosen.name}.onnx"
     shapes = tuple(dict(chosen.dynamic[k]) for k in inputs)
+    # The exporter reports packages that it could use and that are not installed.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -127,16 +132,16 @@ def measure(name: str, seed: int, show: bool, onnx: bool) -> dict[str, Any]:
     row["a100_max_shared_bytes"] = max(k.shared_bytes for k in kernels)
     row["a100_spilling_kernels"] = sum(k.spills > 0 for k in kernels)
     row["a100_unmapped_kernels"] = sum(not k.ops for k in kernels)
-    row["kernels"] = [k.to_dict() for k in kernels]
+    row["kernels"] = [{key: v for key, v in k.to_dict().items() if key != "source"} for k in kernels]
     if show:
         show_kernels(kernels)
 
     for batch in (1, 8, 32):
         prediction = plait.predict(graph, device="a100-sxm4-40gb", dims={"B": batch})
         row[f"predict_b{batch}"] = {
-            k: prediction.to_dict()[k]
-            for k in ("latency_ms", "energy_j", "memory_mb", "mig", "top_ops", "basis")
+            k: prediction.to_dict()[k] for k in ("latency_ms", "energy_j", "memory_mb", "mig", "basis")
         }
+        row[f"predict_b{batch}"]["top_ops"] = prediction.to_dict()["top_ops"][:3]
         if show and batch == 8:
             console.print(
                 f"\n[bold]predicted on one A100-SXM4-40GB at batch {batch}[/] (basis {prediction.basis})"
@@ -167,7 +172,7 @@ def one_line(row: dict[str, Any]) -> str:
             f"cpu {row['cpu_ms_batch1']:.0f} ms at batch 1",
             f"a100 {row['a100_kernels']} kernels, {row['a100_unmapped_kernels']} unmapped, "
             f"{row['a100_spilling_kernels']} spilling",
-            f"predicted {row['predict_b8']['latency_ms']} ms at batch 8",
+            f"predicted {row['predict_b8']['latency_ms']:.3g} ms at batch 8",
         )
     )
 

@@ -251,7 +251,7 @@ def test_errors_as_json(run: Run) -> None:
 def test_wrong_input_shape_and_dtype_at_run_time(run: Run, archive: Path, tmp_path: Path) -> None:
     for array, words in (
         (np.zeros((2, 4, 32, 32), np.float32), ["input image", "4"]),
-        (np.zeros((2, 3, 32, 32), np.int64), ["input image", "i64"]),
+        (np.zeros((2, 3, 32, 32), np.int64), ["input image", "int64"]),
     ):
         np.save(tmp_path / "x.npy", array)
         code, _, err = run("run", archive, "-i", f"image={tmp_path / 'x.npy'}")

@@ -65,5 +65,14 @@ def lower_onnx(
     """
     from plait.frontends.onnx.load import load_model
     from plait.frontends.onnx.lowering import lower_model
+    from plait.ir import LoweringError
 
-    return lower_model(load_model(model), inputs or {}, dynamic or {}, name)
+    try:
+        return lower_model(load_model(model), inputs or {}, dynamic or {}, name)
+    except UnicodeDecodeError as error:
+        raise LoweringError(
+            "the model holds a name or text that is no UTF-8",
+            where=str(model) if isinstance(model, (str, Path)) else "<model>",
+            why=str(error),
+            todo="the file is damaged; export or download the model again",
+        ) from None

@@ -168,7 +168,7 @@ class _Lowering:
             raise
         except (VerifyError, InputError) as error:
             raise call.error(error.what, why=error.why, todo=error.todo) from error
-        except (ValueError, IndexError) as error:
+        except (ValueError, LookupError, ArithmeticError) as error:
             raise call.error(
                 "its inputs do not fit the operator",
                 why=str(error),

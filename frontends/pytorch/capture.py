@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,12 @@ Inputs = Sequence[Any] | Mapping[str, Any] | None
 
 #: Below this size torch specialises a dim, so examples are made at least this large.
 _SMALLEST_EXAMPLE = 2
+#: Sizes for a second attempt, one per dim name: B - 1 or B // 2 of a small example may be 0 or 1, which
+#: torch specialises too, and primes coincide with no other size by chance.
+_LARGER_EXAMPLES = (11, 13, 17, 19, 23, 29)
 _DECOMPOSITION_ROUNDS = 4
+#: Reported as they are: their decomposition would hide that the module is in training mode.
+_KEPT = frozenset(("aten._native_batch_norm_legit_functional.default",))
 _SPECIALISED = re.compile(
     r"You marked (\S+) as dynamic but your code specialized it to be a constant \((\d+)\)"
 )
@@ -128,19 +134,33 @@ def capture(model: torch.nn.Module, inputs: Inputs, dynamic: DynamicSpec | None)
             why=f"the inputs of forward are {', '.join(sorted(names))}",
             todo="use the names of the parameters of forward",
         )
-    _enlarge_examples(bound, dims)
-    torch_dims = {
-        name: torch.export.Dim(name, min=low, max=high)  # type: ignore[arg-type]  # max=None is unbounded
-        for name, (low, high) in dims.ranges.items()
+    values = _example_sizes(bound, dims)
+    small = {
+        root: max(_SMALLEST_EXAMPLE, dims.ranges[root][0])
+        for root, value in values.items()
+        if value < max(_SMALLEST_EXAMPLE, dims.ranges[root][0])
     }
-
-    def spec_of(name: str, value: object) -> dict[int, object] | None:
-        if not isinstance(value, torch.Tensor):
-            return None
-        return {axis: _torch_dim(size, torch_dims) for axis, size in dims.sizes.get(name, {}).items()}
-
-    shapes = {name: _map_leaves(name, value, spec_of) for name, value in bound.arguments.items()}
-    program = _export(model, bound, shapes, dims)
+    _enlarge_examples(bound, dims, small)
+    try:
+        program = _export(model, bound, dims)
+    except _Specialised as first:
+        larger = {
+            root: size
+            for root, size in zip(sorted(values), itertools.cycle(_LARGER_EXAMPLES))
+            if values[root] < size and _allows(dims.ranges[root], size)
+        }
+        if not larger:
+            raise first.error from first.__cause__
+        _enlarge_examples(bound, dims, larger)
+        try:
+            program = _export(model, bound, dims)
+        except _Specialised:
+            raise first.error from first.__cause__  # it speaks of the examples that the user gave
+        except LoweringError as second:
+            # a range that is too wide is the truth about a dim; other errors come from the example
+            if _VIOLATED.search(str(second.__cause__)):
+                raise
+            raise first.error from first.__cause__
     leaves = [(n, v) for n, v in _leaves(bound) if v is not None]
     captured = Captured(program, [n for n, _ in leaves], dims.ranges, {})
     _name_symbols(captured, dims)
@@ -184,8 +204,8 @@ def _leaves(bound: inspect.BoundArguments) -> list[tuple[str, Any]]:
     return found
 
 
-def _enlarge_examples(bound: inspect.BoundArguments, dims: _DynamicDims) -> None:
-    """Repeat examples along dynamic axes where their size is below 2, which torch would specialise."""
+def _example_sizes(bound: inspect.BoundArguments, dims: _DynamicDims) -> dict[str, int]:
+    """The value of each dim name in the examples.  Raises LoweringError where two disagree."""
     shapes = {name: value.shape for name, value in _leaves(bound) if isinstance(value, torch.Tensor)}
     values: dict[str, int] = {}
     for parameter, axis, size in dims:
@@ -201,21 +221,26 @@ def _enlarge_examples(bound: inspect.BoundArguments, dims: _DynamicDims) -> None
                 why=f"that axis is {size}, and {root} is {values.get(root, 'not whole')} elsewhere",
                 todo="pass examples whose sizes agree",
             )
-    enlarged = {
-        root: max(_SMALLEST_EXAMPLE, dims.ranges[root][0])
-        for root, v in values.items()
-        if v < _SMALLEST_EXAMPLE
-    }
+    return values
+
+
+def _allows(limits: tuple[int, int | None], size: int) -> bool:
+    low, high = limits
+    return low <= size and (high is None or size <= high)
+
+
+def _enlarge_examples(bound: inspect.BoundArguments, dims: _DynamicDims, sizes: Mapping[str, int]) -> None:
+    """Repeat examples along their dynamic axes until the named dims have these sizes."""
 
     def enlarge(name: str, value: Any) -> Any:
         for axis, size in dims.sizes.get(name, {}).items():
             (root,) = symbols_of(size)
-            if root in enlarged and value.shape[axis]:
-                picks = torch.arange(evaluate(size, enlarged)) % value.shape[axis]
+            if root in sizes and value.shape[axis]:
+                picks = torch.arange(evaluate(size, sizes)) % value.shape[axis]
                 value = value.index_select(axis, picks.to(value.device))
         return value
 
-    if enlarged:
+    if sizes:
         for name in bound.arguments:
             bound.arguments[name] = _map_leaves(name, bound.arguments[name], enlarge)
 
@@ -229,9 +254,27 @@ def _torch_dim(size: IntLike, torch_dims: Mapping[str, Any]) -> object:
     return result + offset if offset else result
 
 
-def _export(
-    model: torch.nn.Module, bound: inspect.BoundArguments, shapes: dict[str, Any], dims: _DynamicDims
-) -> ExportedProgram:
+class _Specialised(Exception):
+    """torch.export made a dynamic dim constant; `error` says so to the user."""
+
+    def __init__(self, error: LoweringError) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+def _export(model: torch.nn.Module, bound: inspect.BoundArguments, dims: _DynamicDims) -> ExportedProgram:
+    """Export and make functional.  Raises LoweringError, or _Specialised where another example may do."""
+    torch_dims = {
+        name: torch.export.Dim(name, min=low, max=high)  # type: ignore[arg-type]  # max=None is unbounded
+        for name, (low, high) in dims.ranges.items()
+    }
+
+    def spec_of(name: str, value: object) -> dict[int, object] | None:
+        if not isinstance(value, torch.Tensor):
+            return None
+        return {axis: _torch_dim(size, torch_dims) for axis, size in dims.sizes.get(name, {}).items()}
+
+    shapes = {name: _map_leaves(name, value, spec_of) for name, value in bound.arguments.items()}
     dynamic_shapes = shapes if dims.sizes else None
     try:
         with warnings.catch_warnings():
@@ -239,15 +282,18 @@ def _export(
             program = torch.export.export(
                 model, bound.args, bound.kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )
-    except (LoweringError, KeyboardInterrupt):
-        raise
+        return make_functional(program)
     except Exception as error:  # torch raises many kinds, and any error of the model's own code
-        raise _explain(error, type(model).__name__) from error
-    return make_functional(program)
+        explained = _explain(error, type(model).__name__)
+        if _SPECIALISED.search(str(error)):
+            raise _Specialised(explained) from error
+        raise explained from error
 
 
 def _explain(error: Exception, model: str) -> LoweringError:
     """A LoweringError for whatever torch.export raised."""
+    if isinstance(error, LoweringError):
+        return error
     text = str(error)
     specialised = _SPECIALISED.search(text)
     if specialised:
@@ -277,15 +323,16 @@ def _explain(error: Exception, model: str) -> LoweringError:
     )
 
 
-def _trim(text: str, lines: int = 6, width: int = 240) -> str:
+def _trim(text: str, lines: int = 6, width: int = 200) -> str:
     """The informative lines of a torch message."""
     noise = ("For ", "If you suspect", "The error above", "consider using", "from user code")
-    kept = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(noise)]
-    kept = [line if len(line) <= width else line[: width - 3] + "..." for line in kept]
-    suggestion = [
-        line for i, line in enumerate(kept) if i >= lines and line.startswith(("Suggested", "File "))
+    text = re.sub(r" For more information, run with .*| If you're using mark_dynamic.*", "", text)
+    found = [
+        line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(noise)
     ]
-    tail = kept[kept.index(suggestion[0]) :][:3] if suggestion else []
+    kept = [line if len(line) <= width else line[: width - 3] + "..." for line in dict.fromkeys(found)]
+    marks = [i for i, line in enumerate(kept) if i >= lines and line.startswith(("Suggested", "File "))]
+    tail = kept[marks[0] : marks[0] + 3] if marks else []
     return "\n    ".join(kept[:lines] + tail)
 
 
@@ -329,6 +376,7 @@ def _without_rule(program: ExportedProgram) -> set[Any]:
                 for node in module.graph.nodes
                 if isinstance(node.target, torch._ops.OpOverload)
                 and not str(node.target).startswith("aten.sym_")  # sizes are read from the types
+                and str(node.target) not in _KEPT
                 and find_rule(str(node.target)) is None
             }
     return found

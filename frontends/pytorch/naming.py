@@ -17,6 +17,7 @@ from plait.ir.loc import Loc
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _TORCH_ROOT = str(Path(torch.__file__).parent) + os.sep
+_OWN_ROOT = str(Path(__file__).parent) + os.sep
 _PSEUDO_ENTRY = "_empty_nn_module_stack_from_metadata_hook"
 #: Operators whose ATen name is not the one users know.
 _PLAIN_NAMES = {
@@ -99,7 +100,7 @@ class Namer:
         path = scope_of(node).path or "."
         frames = _FRAME.findall(node.meta.get("stack_trace") or "")
         for file, line in reversed(frames):
-            if not file.startswith((_TORCH_ROOT, "torch/", "<")):
+            if not file.startswith((_TORCH_ROOT, _OWN_ROOT, "torch/", "<")):
                 return Loc.at(path, _relative(file, os.getcwd()), int(line))
         return Loc.at(path)
 

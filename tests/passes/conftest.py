@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from plait.ir import Constant, DType, Graph, Loc, TensorType, Value
 from plait.ir import types as t
+from plait.ir.interpret import interpret
 from plait.ir.ops import core, linalg, nn
 
 ACTIVATIONS = (
@@ -267,3 +268,24 @@ def graph_strategy() -> st.SearchStrategy[RandomGraph]:
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
     torch.set_num_threads(2)
+
+
+def _run(graph: Graph, seed: int = 0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    inputs = []
+    for value in graph.inputs:
+        assert isinstance(value.type, TensorType)
+        shape = tuple(dim if isinstance(dim, int) else 3 for dim in value.type.shape)
+        inputs.append(random.normal(size=shape, scale=3).astype(value.type.dtype.numpy))
+    return [np.asarray(tensor.to(torch.float64)) for tensor in interpret(graph, inputs)]
+
+
+def _assert_same(before: Graph, after: Graph) -> None:
+    for old, new in zip(_run(before), _run(after), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def assert_same() -> Callable[[Graph, Graph], None]:
+    """Fails unless two graphs give the same outputs on random inputs, with symbolic dims at 3."""
+    return _assert_same

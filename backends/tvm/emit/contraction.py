@@ -20,7 +20,7 @@ from tvm.ir import Expr
 from plait.backends.targets import CpuTarget
 from plait.backends.tvm.emit.expressions import number, size_of
 from plait.backends.tvm.emit.table import Emitter, Packing
-from plait.ir import Dim, IntLike
+from plait.ir import IntLike
 from plait.ir.dims import product
 
 Index = tuple[Expr, ...]
@@ -34,36 +34,79 @@ class Tile:
     lanes: int
 
 
-def choose_tile(target: CpuTarget, rows: IntLike, columns: int) -> Tile:
+@dataclass(frozen=True)
+class Rows:
+    """How the rows of a product are tiled.
+
+    Attributes:
+        tile: the register tile.
+        split: how many leading row dims are loops of their own; the rest are flattened into strips.
+        count: number of flattened rows.
+        exact: whether strips fill the rows, so that none repeats one.
+    """
+
+    tile: Tile
+    split: int
+    count: IntLike
+    exact: bool
+
+    @property
+    def strips(self) -> IntLike:
+        """Number of strips of `tile.rows` rows."""
+        if self.exact:
+            return self.count // self.tile.rows
+        return (self.count + self.tile.rows - 1) // self.tile.rows
+
+
+def choose_rows(target: CpuTarget, rows: Sequence[IntLike], columns: int, *, lanes_divide: bool = False) -> Rows:
     """The tile with the most multiply-adds per load among those that waste little.
 
     A tile of r rows and v vectors loads r + v times for r*v multiply-adds and needs
-    r*v accumulators beside a few registers for the operands.
+    r*v accumulators beside a few registers for the operands.  Rows of several dims
+    are flattened where strips of equal height fill them, since the schedule cannot
+    see through a remainder there; otherwise only the last dim is cut, and its last
+    strip repeats a row.
+
+    Args:
+        lanes_divide: whether only tiles whose lanes divide the columns will do.
     """
-    # A dim that is only known at run time is mostly a batch, often of one sample.
-    count = rows if isinstance(rows, int) else _constant_factor(rows)
-    best, best_score = Tile(1, target.lanes), 0.0
+    whole, last = product(rows), rows[-1] if rows else 1
+    candidates: list[tuple[float, Rows]] = []
     for vectors in (1, 2, 3, 4):
         lanes = vectors * target.lanes
-        if vectors > 1 and lanes >= 2 * columns:
-            break
-        padded = -(-columns // lanes) * lanes
-        for height in range(1, min(count, 14) + 1):
+        if (vectors > 1 and lanes >= 2 * columns) or (lanes_divide and columns % lanes):
+            continue
+        for height in range(1, 15):
             if height * vectors > target.registers - 4:
                 break
-            used = columns / padded * count / (-(-count // height) * height)
-            # Ten independent sums keep two pipelines of latency five busy.
-            busy = min(1.0, height * vectors / 10)
-            score = used * busy * (height * vectors) / (height + vectors)
-            if score > best_score * 1.001:
-                best, best_score = Tile(height, lanes), score
-    return best
+            tile = Tile(height, lanes)
+            if _constant_factor(whole) % height == 0:
+                candidates.append((_score(target, tile, columns, 1.0), Rows(tile, 0, whole, True)))
+            elif isinstance(last, int) and height <= last:
+                used = last / (-(-last // height) * height)
+                found = Rows(tile, len(rows) - 1, last, last % height == 0)
+                candidates.append((_score(target, tile, columns, used), found))
+            elif not isinstance(last, int) and len(rows) > 1 and height <= 4:
+                # A length known at run time only: assume that it is many strips.
+                candidates.append((_score(target, tile, columns, 0.9), Rows(tile, len(rows) - 1, last, False)))
+    if not candidates:
+        return Rows(Tile(1, target.lanes), 0, whole, True)
+    return max(candidates, key=lambda candidate: candidate[0])[1]
 
 
-def _constant_factor(dim: Dim) -> int:
+def _score(target: CpuTarget, tile: Tile, columns: int, used: float) -> float:
+    vectors = tile.lanes // target.lanes
+    padded = -(-columns // tile.lanes) * tile.lanes
+    # Ten independent sums keep two pipelines of latency five busy.
+    busy = min(1.0, tile.rows * vectors / 10)
+    return used * columns / padded * busy * (tile.rows * vectors) / (tile.rows + vectors)
+
+
+def _constant_factor(dim: IntLike) -> int:
     """The largest constant known to divide a dim; 1 for a bare symbol."""
-    coefficients = [abs(c) for c in dim.terms.values()]
-    return int(np.gcd.reduce(coefficients))
+    if isinstance(dim, int):
+        return dim
+    return int(np.gcd.reduce([abs(c) for c in dim.terms.values()]))
 
 
 def pack_columns(tile: Tile, matrix: np.ndarray) -> np.ndarray:
@@ -141,51 +184,43 @@ def matrix_product(
 
         plain = te.compute(shape, lambda *i: te.sum(term(*i), axis=over), name=name)
         return te.compute(shape, lambda *i: finish(i, plain(*i)), name=f"{name}_result")
-    count = product(rows)
-    tile = choose_tile(emitter.target, count, columns)
+    plan = choose_rows(emitter.target, rows, columns)
+    tile, lead = plan.tile, len(batch) + plan.split
     blocks = -(-columns // tile.lanes)
-    row_dims, batch_dims = emitter.shape(rows), emitter.shape(batch)
-    row_count = emitter.dim(count)
-    exact = isinstance(count, int) and count % tile.rows == 0
-    height = count // tile.rows if exact else (count + tile.rows - 1) // tile.rows
+    row_dims, batch_dims = emitter.shape(rows[plan.split :]), emitter.shape((*batch, *rows[: plan.split]))
+    row_count = emitter.dim(plan.count)
     if packed is not None:
         weight, decode = packed(tile)
 
         def read_right(b: Index, block: Expr, r: Expr, lane: Expr) -> Expr:
             return decode(weight(block, r, lane))
     else:
-        copied = _pack_in_kernel(emitter, batch_dims, blocks, depth, columns, tile, right)
+        copied = _pack_in_kernel(emitter, emitter.shape(batch), blocks, depth, columns, tile, right)
 
         def read_right(b: Index, block: Expr, r: Expr, lane: Expr) -> Expr:
-            return copied(*b, block, r, lane)
+            return copied(*b[: len(batch)], block, r, lane)
 
     def accumulate(*i: Expr) -> Expr:
-        b, (block, outer, inner, lane) = i[: len(batch_dims)], i[len(batch_dims) :]
+        b, (block, outer, inner, lane) = i[:lead], i[lead:]
         row = outer * tile.rows + inner
-        if not exact:
+        if not plan.exact:
             # Rows past the end repeat the last one; no result reads them.
             row = te.min(row, row_count - 1)
-        places = tuple(unflatten(row, row_dims))
-        return te.sum(left(b, places, over.var) * read_right(b, block, over.var, lane), axis=over)
+        places = (*b[len(batch) :], *unflatten(row, row_dims))
+        return te.sum(left(b[: len(batch)], places, over.var) * read_right(b, block, over.var, lane), axis=over)
 
     sums = te.compute(
-        [*batch_dims, emitter.dim(blocks), emitter.dim(height), emitter.dim(tile.rows), emitter.dim(tile.lanes)],
+        [*batch_dims, *emitter.shape((blocks, plan.strips, tile.rows, tile.lanes))],
         accumulate,
         name="accumulate",
-        attrs=tile_attributes(tile, list(range(len(batch), len(batch) + len(rows))), len(shape) - 1),
+        attrs=tile_attributes(tile, list(range(lead, len(batch) + len(rows))), len(shape) - 1),
     )
 
     def at(*i: Expr) -> Expr:
-        row = flatten(i[len(batch) : -1], row_dims)
-        column = i[-1]
-        found = sums(
-            *i[: len(batch)],
-            tirx.floordiv(column, tile.lanes),
-            tirx.floordiv(row, tile.rows),
-            tirx.floormod(row, tile.rows),
-            tirx.floormod(column, tile.lanes),
-        )
-        return finish(i, found)
+        row, column = flatten(i[lead:-1], row_dims), i[-1]
+        strip, inner = tirx.floordiv(row, tile.rows), tirx.floormod(row, tile.rows)
+        block, lane = tirx.floordiv(column, tile.lanes), tirx.floormod(column, tile.lanes)
+        return finish(i, sums(*i[:lead], block, strip, inner, lane))
 
     return te.compute(shape, at, name=f"{name}_result")
 
@@ -223,4 +258,4 @@ def tile_attributes(tile: Tile, row_axes: list[int], column_axis: int) -> dict[s
     }
 
 
-__all__ = ["Tile", "choose_tile", "matrix_product", "packing", "size_of", "tile_attributes"]
+__all__ = ["Rows", "Tile", "choose_rows", "matrix_product", "packing", "size_of", "tile_attributes"]

@@ -9,12 +9,11 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.targets import CpuTarget
-from plait.backends.tvm.emit.contraction import choose_tile, flatten, packing, tile_attributes, unflatten
+from plait.backends.tvm.emit.contraction import choose_rows, flatten, packing, tile_attributes, unflatten
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.quant import contraction_finish, operand
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir import QuantType
-from plait.ir.dims import product
 from plait.ir.ops import nn
 from plait.ir.ops.common import pads_of
 
@@ -96,22 +95,21 @@ def _tiled(
     flat = all(v == 1 for v in (*op.w.type.shape[2:], *op.stride)) and not any(op.pad)
     rows = sizes if flat else sizes[-1:]
     outer = () if flat else sizes[:-1]
-    count = product(rows)
-    tile = choose_tile(emitter.target, count, per_group)
+    plan = choose_rows(emitter.target, rows, per_group, lanes_divide=op.groups > 1)
+    tile = plan.tile
     if op.groups > 1 and per_group % tile.lanes:
         return None
     blocks = -(-per_group // tile.lanes)
+    outer, rows = (*outer, *rows[: plan.split]), rows[plan.split :]
     weight = emitter.packed(
         op.w, (blocks * op.groups, *op.w.type.shape[1:], tile.lanes), packing(tile, op.groups)
     )
-    exact = isinstance(count, int) and count % tile.rows == 0
-    height = count // tile.rows if exact else (count + tile.rows - 1) // tile.rows
-    row_dims, last = emitter.shape(rows), emitter.dim(count) - 1
+    row_dims, last = emitter.shape(rows), emitter.dim(plan.count) - 1
 
     def accumulate(*i: Expr) -> Expr:
         n, block, places, (strip, inner, lane) = i[0], i[1], list(i[2:-3]), i[-3:]
         row = strip * tile.rows + inner
-        if not exact:
+        if not plan.exact:
             row = te.min(row, last)
         places += unflatten(row, row_dims)
         group = tirx.floordiv(block, blocks)
@@ -119,7 +117,7 @@ def _tiled(
 
     rank = op.result.type.rank
     sums = te.compute(
-        emitter.shape((op.x.type.shape[0], blocks * op.groups, *outer, height, tile.rows, tile.lanes)),
+        emitter.shape((op.x.type.shape[0], blocks * op.groups, *outer, plan.strips, tile.rows, tile.lanes)),
         accumulate,
         name="accumulate",
         attrs=tile_attributes(tile, list(range(rank - len(rows), rank)), 1),

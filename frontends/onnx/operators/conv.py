@@ -50,6 +50,12 @@ def window_pads(
     return (*before, *after)
 
 
+def compact(pads: Pads) -> Pads:
+    """One pad per axis where both sides have the same."""
+    half = len(pads) // 2
+    return pads[:half] if pads[:half] == pads[half:] else pads
+
+
 def _symbolic_same(call: Call, size: IntLike, stride: int) -> LoweringError:
     return call.error(
         f"auto_pad={call.text('auto_pad', '')} on a dim of {size} with stride {stride}",
@@ -76,7 +82,9 @@ def convolution(call: Call) -> Value:
     stride, dilation = window(call, spatial, "strides"), window(call, spatial, "dilations")
     pads = window_pads(call, call.shape(0)[2:], kernel, stride, dilation)
     return call.emit(
-        makes[spatial](x, w, b, stride=stride, pad=pads, dilation=dilation, groups=call.integer("group", 1))
+        makes[spatial](
+            x, w, b, stride=stride, pad=compact(pads), dilation=dilation, groups=call.integer("group", 1)
+        )
     )
 
 
@@ -101,7 +109,7 @@ def transposed_convolution(call: Call) -> Value:
         w,
         b,
         stride=(stride[0], stride[1]),
-        pad=pads,
+        pad=compact(pads),
         output_pad=(extra[0], extra[1]),
         dilation=(dilation[0], dilation[1]),
         groups=call.integer("group", 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from plait.frontends.onnx.call import Call
-from plait.frontends.onnx.operators.conv import window, window_pads
+from plait.frontends.onnx.operators.conv import compact, window, window_pads
 from plait.frontends.onnx.registry import lowers
 from plait.ir import Op, Value
 from plait.ir.ops import core, nn
@@ -62,7 +62,7 @@ def _pooled(call: Call, pool: Pool2d) -> Value:
             return a, otherwise if second is None else values[second]
 
         sides = (*pair(before, 0), *pair(after, 0))
-        return pool(y, pair(kernel, 1), pair(stride, 1), sides, pair(dilation, 1))
+        return pool(y, pair(kernel, 1), pair(stride, 1), compact(sides), pair(dilation, 1))
 
     if spatial == 2:
         return call.emit(over(x, 0, 1))

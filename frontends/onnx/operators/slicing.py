@@ -8,7 +8,7 @@ from plait.frontends.onnx import decide
 from plait.frontends.onnx.call import Call
 from plait.frontends.onnx.operand import Operand
 from plait.frontends.onnx.registry import lowers
-from plait.ir import IntLike, Value
+from plait.ir import Dim, IntLike, Value
 from plait.ir.ops import core
 from plait.ir.types import Shape
 
@@ -41,8 +41,10 @@ def _sliced(
         if step < 0:
             flips.append(axis)
             start, stop = _mirrored(start, size, ranges), _mirrored(stop, size, ranges)
-        low = decide.clamp_index(start, size, ranges)
-        high = decide.larger(decide.clamp_index(stop, size, ranges), low, ranges)
+        else:
+            start, stop = _of_known_sign(call, start), _of_known_sign(call, stop)
+        low = decide.clamp_index(start, size, call.ranges)
+        high = decide.larger(decide.clamp_index(stop, size, call.ranges), low, call.ranges)
         if (low, high, abs(step)) != (0, size, 1):
             kept.append((axis, low, high, abs(step)))
     if not flips and not kept:
@@ -56,6 +58,26 @@ def _sliced(
     where, lows, highs, strides = (tuple(column) for column in zip(*kept, strict=True))
     steps_given: Any = strides if any(step != 1 for step in strides) else ()
     return call.emit(core.Slice(x, axes=where, starts=lows, stops=highs, steps=steps_given))
+
+
+def _of_known_sign(call: Call, bound: IntLike) -> IntLike:
+    """A bound whose sign does not depend on dim values, since negative ones count from the end.
+
+    A bound such as N - 5 is taken as a position from the front: the range of N is
+    narrowed to 5 and above, so that a smaller one is refused at run time.
+    """
+    if isinstance(bound, int) or decide.less(bound, 0, call.ranges) is not None:
+        return bound
+    graph, (name, *others) = call.builder.graph, sorted(bound.symbols())
+    least = Dim.symbol(name) - bound
+    if others or not isinstance(least, int):
+        raise call.error(
+            f"the slice bound {bound} is negative for some dim values and not for others",
+            why="a negative bound counts from the end",
+            todo="fix the dims with inputs=",
+        )
+    graph.declare_dim(name, least, graph.dims[name].high)
+    return bound
 
 
 def _mirrored(bound: IntLike, size: IntLike, ranges: decide.Ranges) -> IntLike:

@@ -180,6 +180,11 @@ def square(build: Builder, x: Value) -> Value:
     return build.emit(core.Mul(x, x))
 
 
+@register("aten.hypot.default", "prims.hypot.default")
+def hypot(build: Builder, left: Value, right: Value) -> Value:
+    return build.emit(core.Sqrt(build.add(build.mul(left, left), build.mul(right, right))))
+
+
 @register("aten.exp2.default")
 def exp2(build: Builder, x: Value) -> Value:
     dtype = build.out.dtype

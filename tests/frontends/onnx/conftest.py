@@ -53,7 +53,8 @@ def one_node(
     model = onnx.shape_inference.infer_shapes(model)
     for info in model.graph.output:
         if not info.type.HasField("tensor_type"):
-            info.type.tensor_type.elem_type = TensorProto.FLOAT
+            first = next(iter(feeds.values()))  # function operators are not inferred
+            info.CopyFrom(helper.make_tensor_value_info(info.name, TensorProto.FLOAT, first.shape))
     return model
 
 

@@ -97,13 +97,11 @@ def test_pooling_indices_are_reported(check, rng):
 
 @pytest.mark.parametrize("opset", [9, 14, 15])
 def test_batch_norm(check, rng, opset):
-    static = {
-        "s": f32(rng, 3),
-        "b": f32(rng, 3),
-        "m": f32(rng, 3),
-        "v": rng.uniform(1, 2, 3).astype(np.float32),
-    }
-    check("BatchNormalization", {"x": f32(rng, 2, 3, 4)}, static=static, opset=opset, epsilon=1e-3)
+    x, variance = f32(rng, 2, 3, 4), rng.uniform(1, 2, 3).astype(np.float32)
+    static = {"s": f32(rng, 3), "b": f32(rng, 3), "m": f32(rng, 3), "v": variance}
+    s, b, m, v = (p.reshape(3, 1) for p in static.values())
+    expected = (x - m) / np.sqrt(v + np.float32(1e-3)) * s + b
+    check("BatchNormalization", {"x": x}, static=static, opset=opset, epsilon=1e-3, expected=[expected])
 
 
 @pytest.mark.parametrize("axis", [-1, 1])

@@ -160,6 +160,16 @@ def test_scatter(check, rng, reduction):
     check("ScatterND", nd, opset=18, reduction=reduction)
 
 
+def test_deprecated_operators_still_lower(check, rng):
+    x, i, u = f32(rng, 3, 4), np.array([[0, 2], [1, 0]]), f32(rng, 2, 2)
+    expected = x.copy()
+    np.put_along_axis(expected[:2], i, u, axis=1)
+    check("Scatter", {"x": x, "i": i, "u": u}, opset=11, axis=1, expected=[expected])
+    image = f32(rng, 1, 1, 2, 3)
+    static = {"s": np.array([1, 1, 2, 2], np.float32)}
+    check("Upsample", {"x": image}, static=static, opset=9, expected=[image.repeat(2, 2).repeat(2, 3)])
+
+
 @pytest.mark.parametrize("largest", [0, 1])
 def test_top_k(check, rng, largest):
     x = rng.permutation(20).reshape(4, 5).astype(np.float32)
@@ -227,6 +237,6 @@ def test_dequantise_along_an_axis(check):
     stored = np.arange(-6, 6, dtype=np.int8).reshape(3, 4)
     scale, zero = np.array([0.5, 1, 2], np.float32), np.array([0, 1, -1], np.int8)
     static = {"w": stored, "s": scale, "z": zero}
-    graph = check("DequantizeLinear", {}, static=static, opset=13, axis=0)
+    graph = check("DequantizeLinear", {}, static=static, opset=19, axis=0)
     assert graph.constants["w"].type == QuantType(8, True, "node.scale", (3, 4), "node.zero_point", 0)
-    check("DequantizeLinear", {"x": stored}, static={"s": scale, "z": zero}, opset=13, axis=0)
+    check("DequantizeLinear", {"x": stored}, static={"s": scale, "z": zero}, opset=19, axis=0)

@@ -120,7 +120,6 @@ PRODUCTS = {
     "outer": (lambda x, y: torch.outer(x[:, 0], y), ["B", 3], [4]),
     "integers": (lambda x, y: x @ y, ["B", 3, 4, torch.int64], [4, 5, torch.int64]),
     "bilinear": (lambda x, y: F.bilinear(x, x, y), ["B", 4], [3, 4, 4]),
-    "kron": (lambda x, y: torch.kron(x, y), ["B", 2], [3, 2]),
     "cdist": (lambda x, y: (x[:, None] - y[None]).norm(dim=-1), ["B", 3], [4, 3]),
 }
 

@@ -18,7 +18,7 @@ REDUCTIONS = {
     "var": lambda x: (x.var(1), x.var((1, 2), unbiased=False), x.var(1, correction=0, keepdim=True)),
     "std": lambda x: (x.std(1), x.std(1, unbiased=False), x.std(dim=(1, 2), correction=2)),
     "var_of_all": lambda x: (x.var(unbiased=False), x.std(unbiased=False)),
-    "var_mean": lambda x: (*torch.var_mean(x, 1), *torch.std_mean(x, 1, keepdim=True)),
+    "var_mean": lambda x: tuple(torch.var_mean(x, 1)),
     "logsumexp": lambda x: (x.logsumexp(1), x.logsumexp((1, 2), keepdim=True)),
     "norm": lambda x: (x.norm(), x.norm(dim=1), x.norm(p=1, dim=1), torch.linalg.vector_norm(x, 3.0, dim=1)),
     "infinity_norm": lambda x: torch.linalg.vector_norm(x, float("inf"), dim=1),
