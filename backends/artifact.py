@@ -1,11 +1,11 @@
 """Executables on disk: one zip file.
 
-    manifest.json            format, versions, target, order of dims and constants, kernel table
-    graph.plait              the text of the graph
-    constants.safetensors    constants of the graph
-    parameters.safetensors   constants as the kernels take them
-    library.so               host code, and on a GPU the CUDA text inside
-    kernels.cu, kernels.cubin    on a GPU
+manifest.json            format, versions, target, order of dims and constants, kernel table
+graph.plait              the text of the graph
+constants.safetensors    constants of the graph
+parameters.safetensors   constants as the kernels take them
+library.so               host code, and on a GPU the CUDA text inside
+kernels.cu, kernels.cubin    on a GPU
 """
 
 from __future__ import annotations
@@ -83,9 +83,13 @@ def load_executable(path: str | Path) -> Executable:
     target = _target(manifest, path)
     require_tvm()
     try:
-        graph = parse_with(entries["graph.plait"].decode(), f"{path}:graph.plait", entries["constants.safetensors"])
+        graph = parse_with(
+            entries["graph.plait"].decode(), f"{path}:graph.plait", entries["constants.safetensors"]
+        )
         stored = safetensors.numpy.load(entries["parameters.safetensors"])
-        parameters = {name: _typed(stored[str(i)], dtype) for i, (name, dtype) in enumerate(manifest["parameters"])}
+        parameters = {
+            name: _typed(stored[str(i)], dtype) for i, (name, dtype) in enumerate(manifest["parameters"])
+        }
         kernels = tuple(Kernel.from_dict(entry) for entry in manifest["kernels"])
         source = entries["kernels.cu"].decode() if "kernels.cu" in entries else None
         code = Code(
@@ -111,7 +115,9 @@ def _open(content: bytes, path: str | Path) -> tuple[dict[str, Any], dict[str, b
     """The manifest and all other entries, checked against their hashes."""
     if not content.startswith(b"PK"):
         raise InputError(
-            f"{path} is no plait executable", why="it is no zip file", todo="pass a file that executable.save() wrote"
+            f"{path} is no plait executable",
+            why="it is no zip file",
+            todo="pass a file that executable.save() wrote",
         )
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

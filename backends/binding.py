@@ -62,7 +62,9 @@ def _by_name(graph: Graph, args: Sequence[Any], named: Mapping[str, Any]) -> dic
     given = dict(zip(names, args))
     for name, argument in named.items():
         if name not in names:
-            raise InputError(f"there is no input '{name}'{did_you_mean(name, names)}", where=where, why=wanted)
+            raise InputError(
+                f"there is no input '{name}'{did_you_mean(name, names)}", where=where, why=wanted
+            )
         if name in given:
             raise InputError(f"input '{name}' was given twice", where=where, why="by place and by name")
         given[name] = argument
@@ -70,7 +72,10 @@ def _by_name(graph: Graph, args: Sequence[Any], named: Mapping[str, Any]) -> dic
     if missing:
         listed = ", ".join(f"'{name}'" for name in missing)
         raise InputError(
-            f"input{'s' * (len(missing) > 1)} {listed} missing", where=where, why=wanted, todo="pass them by place or name"
+            f"input{'s' * (len(missing) > 1)} {listed} missing",
+            where=where,
+            why=wanted,
+            todo="pass them by place or name",
         )
     return given
 
@@ -110,7 +115,10 @@ def _check_array(value: Value, argument: Any, expected: np.dtype) -> None:
         )
     if _is_torch(argument) and argument.device.type != "cpu":
         raise InputError(
-            f"the tensor is on {argument.device}", where=where, why="inputs are read from the host", todo="call .cpu()"
+            f"the tensor is on {argument.device}",
+            where=where,
+            why="inputs are read from the host",
+            todo="call .cpu()",
         )
     actual = str(argument.dtype).removeprefix("torch.")
     if actual != expected.name:
@@ -129,7 +137,11 @@ def _bind_graph(value: Value, argument: Any) -> tuple[list[Any], list[SizeFact]]
     parts = [part.detach().cpu().numpy() if _is_torch(part) else part for part in _parts(argument)]
     if len(parts) == 1 and isinstance(parts[0], np.ndarray) and parts[0].ndim == 2 and len(parts[0]) == 2:
         parts = [parts[0][0], parts[0][1]]
-    if len(parts) != 2 or any(not isinstance(p, np.ndarray) or p.ndim != 1 for p in parts) or len(parts[0]) != len(parts[1]):
+    if (
+        len(parts) != 2
+        or any(not isinstance(p, np.ndarray) or p.ndim != 1 for p in parts)
+        or len(parts[0]) != len(parts[1])
+    ):
         raise InputError(
             f"{_described(argument)} was given",
             where=where,
@@ -143,7 +155,11 @@ def _bind_graph(value: Value, argument: Any) -> tuple[list[Any], list[SizeFact]]
     if isinstance(kind.nodes, int):
         worst = max(int(src.max(initial=0)), int(dst.max(initial=0)))
         if worst >= kind.nodes or min(int(src.min(initial=0)), int(dst.min(initial=0))) < 0:
-            raise InputError(f"an edge names node {worst}", where=where, why=f"its type {value.type} has {kind.nodes} nodes")
+            raise InputError(
+                f"an edge names node {worst}",
+                where=where,
+                why=f"its type {value.type} has {kind.nodes} nodes",
+            )
     if kind.format == "coo":
         return [to_tensor(np.stack([src, dst]))], facts
     order = np.argsort(dst, kind="stable").astype(src.dtype)

@@ -100,7 +100,10 @@ class Executable:
         """
         if isinstance(self.target, CpuTarget):
             raise InputError(
-                "there is nothing to emulate", where=f"@{self.graph.name}", why="it was compiled for a CPU", todo="call it"
+                "there is nothing to emulate",
+                where=f"@{self.graph.name}",
+                why="it was compiled for a CPU",
+                todo="call it",
             )
         from plait.backends.tvm.emulation import Emulation
 
@@ -128,11 +131,17 @@ class Executable:
 
         device = tvm.cpu() if isinstance(self.target, CpuTarget) else tvm.cuda(0)
         module = self._code.module
-        self._machine = relax.VirtualMachine(module.load() if isinstance(module, StoredLibrary) else module, device)
+        self._machine = relax.VirtualMachine(
+            module.load() if isinstance(module, StoredLibrary) else module, device
+        )
         tensors = [to_tensor(array) for array in self._code.parameters.values()]
-        self._parameters = tensors if isinstance(self.target, CpuTarget) else [t.copyto(device) for t in tensors]
+        self._parameters = (
+            tensors if isinstance(self.target, CpuTarget) else [t.copyto(device) for t in tensors]
+        )
 
-    def _run(self, machine: Any, parameters: list[Any], arrays: list[Any], dims: Mapping[str, int]) -> list[Any]:
+    def _run(
+        self, machine: Any, parameters: list[Any], arrays: list[Any], dims: Mapping[str, int]
+    ) -> list[Any]:
         import tvm_ffi
 
         arguments = finish_rows(arrays, self.graph, dims)

@@ -85,7 +85,9 @@ def kernel_table(kernels: Sequence[Kernel], *, width: int = 120) -> str:
     left = {0, 5, 6}
     lines = []
     for row in (head, *rows):
-        cells = [cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        cells = [
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))
+        ]
         start = "  ".join(cells)
         room = max(20, width - len(start) - 2)
         last = row[-1] if len(row[-1]) <= room else row[-1][: room - 3] + "..."

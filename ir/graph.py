@@ -304,7 +304,7 @@ class Graph:
         return new
 
     def remove_constant(self, constant: Constant) -> None:
-        """Remove a constant that nothing reads or refers to."""
+        """Remove a constant that no op reads; a type that still refers to it breaks invariant 7."""
         if constant.users:
             raise VerifyError(f"{constant} is read by {constant.users[0]!r}", invariant=2)
         del self.constants[constant.name]

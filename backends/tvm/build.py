@@ -274,7 +274,11 @@ class _Builder:
             arguments += [self.dims[var.name] for var in stage.scalars]
             call = relax.call_tir(kernel.pointer, arguments, types if len(types) > 1 else types[0])
             result = builder.emit(call)
-            made.append([builder.emit(relax.TupleGetItem(result, k)) for k in range(len(types))] if len(types) > 1 else [result])
+            made.append(
+                [builder.emit(relax.TupleGetItem(result, k)) for k in range(len(types))]
+                if len(types) > 1
+                else [result]
+            )
         for value, source in zip(group.sink.results, code.results, strict=True):
             self._env[value, 0] = fetch(source)
 

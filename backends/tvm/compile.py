@@ -63,7 +63,9 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - started
 
 
-def schedule_kernels(module: Module, target: Target, progress: Progress | None = None) -> dict[str, list[str]]:
+def schedule_kernels(
+    module: Module, target: Target, progress: Progress | None = None
+) -> dict[str, list[str]]:
     """Schedule every kernel of a module; notes by kernel where no rule fitted."""
     notes: dict[str, list[str]] = {}
     for number, kernel in enumerate(module.kernels):
@@ -96,7 +98,8 @@ def lower(module: Module, target: Target) -> Any:
     place = tvm_target(target)
     passes = tvm.transform.Sequential([make() for make in _LOWERING])
     try:
-        with place:
+        # Shared subexpressions would hide launch extents behind names of their own.
+        with place, tvm.transform.PassContext(config={"tirx.disable_cse_tir": isinstance(target, GpuTarget)}):
             return relax.build(module.relax_module, place, relax_pipeline=passes)
     except Exception as error:
         raise compile_error(error, _blamed(module, error), "compile") from error

@@ -26,6 +26,7 @@ from plait.backends.cuda.source_text import parse_source
 from plait.backends.kernels import Grid, Kernel
 from plait.backends.targets import GpuTarget
 from plait.backends.tvm.build import KernelFunction, Module
+from plait.backends.tvm.shapes import from_expression
 from plait.ir import CompileError
 from plait.ir.files import write_atomically
 
@@ -129,12 +130,9 @@ def _launch(function: tirx.PrimFunc) -> Launch:
 
 
 def _extent(value: Any) -> int | str:
-    """A launch extent: a number, or the text of an expression over dims."""
-    if isinstance(value, tirx.IntImm):
-        return int(value.value)
-    text = re.sub(r"T\.(?:int64|int32|Cast)\(([^()]*)\)", r"\1", str(value).strip())
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return lines[-1].strip()
+    """A launch extent: a number, or the text of a dim expression."""
+    dim = from_expression(value)
+    return dim if isinstance(dim, int) else str(dim)
 
 
 def _owner(module: Module, name: str) -> KernelFunction:
@@ -142,7 +140,9 @@ def _owner(module: Module, name: str) -> KernelFunction:
     found = [k for k in module.kernels if re.fullmatch(re.escape(k.name) + r"_kernel(?:_\d+)?", name)]
     if not found:
         raise CompileError(
-            f"device function {name} comes from no op", why="TVM renamed it", todo="report it with print(graph)"
+            f"device function {name} comes from no op",
+            why="TVM renamed it",
+            todo="report it with print(graph)",
         )
     return max(found, key=lambda kernel: len(kernel.name))
 
@@ -158,7 +158,9 @@ def _annotated(source: str, owners: dict[str, KernelFunction]) -> str:
         parts = []
         for op in owner.sites[0]:
             origin = op.loc.origins[0] if op.loc.origins else None
-            place = f" ({origin.file}:{origin.line})" if origin is not None and origin.file is not None else ""
+            place = (
+                f" ({origin.file}:{origin.line})" if origin is not None and origin.file is not None else ""
+            )
             parts.append(f"%{op.name}{place}")
         comment = f"// plait: {', '.join(parts)}\n"
         at = kernel.start + shift

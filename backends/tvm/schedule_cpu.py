@@ -113,16 +113,14 @@ def _inline_maps(scheduler: Any, target: CpuTarget) -> None:
 def _tile_product(scheduler: Any, product: Any, result: Any, target: CpuTarget) -> None:
     notes = scheduler.get(product).annotations
     rows, lanes = int(notes["plait.tile_rows"]), int(notes["plait.tile_lanes"])
-    row_axes = [int(axis) for axis in notes["plait.row_axes"]]
-    column_axis = int(notes["plait.column_axis"])
+    row_axis, column_axis = int(notes["plait.row_axis"]), int(notes["plait.column_axis"])
     loops = scheduler.get_loops(result)
-    row = loops[row_axes[0]] if len(row_axes) == 1 else scheduler.fuse(*(loops[axis] for axis in row_axes))
-    others = [loop for axis, loop in enumerate(loops) if axis not in row_axes and axis != column_axis]
-    strips, row_inner = scheduler.split(row, [None, rows])
+    others = [loop for axis, loop in enumerate(loops) if axis not in (row_axis, column_axis)]
+    strips, row_inner = scheduler.split(loops[row_axis], [None, rows])
     blocks, column_inner = scheduler.split(loops[column_axis], [None, lanes])
     # Rows innermost in memory are stored one after another, columns likewise.
-    tail = [column_inner, row_inner] if column_axis < row_axes[0] else [row_inner, column_inner]
-    if column_axis < row_axes[0]:
+    tail = [column_inner, row_inner] if column_axis < row_axis else [row_inner, column_inner]
+    if column_axis < row_axis:
         batch, images = others[:1], others[1:]
         order = [*batch, blocks, *images, strips, *tail]
     else:
@@ -139,7 +137,7 @@ def _tile_product(scheduler: Any, product: Any, result: Any, target: CpuTarget) 
     scheduler.unroll(tile_rows)
     scheduler.unroll(vectors)
     scheduler.vectorize(vector)
-    if column_axis > row_axes[0] and _extent(scheduler, column_inner) == lanes:
+    if column_axis > row_axis and _extent(scheduler, column_inner) == lanes:
         _, vector = scheduler.split(column_inner, [None, target.lanes])
         scheduler.vectorize(vector)
     _parallel(scheduler, scheduler.get_loops(result)[: len(outer)])
@@ -158,7 +156,9 @@ def _fuse_rows(scheduler: Any, blocks: list[Any], target: CpuTarget) -> bool:
     axes with the result, which only the last axes extend.
     """
     result = blocks[-1]
-    if _is_reduction(scheduler, result) or any(_name(scheduler, b).startswith(("pad", "pack")) for b in blocks):
+    if _is_reduction(scheduler, result) or any(
+        _name(scheduler, b).startswith(("pad", "pack")) for b in blocks
+    ):
         return False
     loops = scheduler.get_loops(result)
     shared = len(loops)
@@ -185,7 +185,9 @@ def _fuse_rows(scheduler: Any, blocks: list[Any], target: CpuTarget) -> bool:
 
 def _same_lead(scheduler: Any, blocks: list[Any], count: int) -> bool:
     wanted = [str(scheduler.get(loop).extent) for loop in scheduler.get_loops(blocks[-1])[:count]]
-    return all([str(scheduler.get(loop).extent) for loop in scheduler.get_loops(b)[:count]] == wanted for b in blocks)
+    return all(
+        [str(scheduler.get(loop).extent) for loop in scheduler.get_loops(b)[:count]] == wanted for b in blocks
+    )
 
 
 def _vectorise_last(scheduler: Any, block: Any, target: CpuTarget) -> None:

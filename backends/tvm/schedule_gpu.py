@@ -32,7 +32,9 @@ def schedule(kernel: KernelFunction, target: Target) -> tuple[Any, list[str]]:
             except Exception as error:  # of TVM's schedule, which share no base class
                 failure = error
                 lines = [line for line in str(error).splitlines() if line.strip()]
-                notes.append(f"{type(rule).__name__} failed: {lines[0][:120] if lines else type(error).__name__}")
+                notes.append(
+                    f"{type(rule).__name__} failed: {lines[0][:120] if lines else type(error).__name__}"
+                )
                 continue
             if found is None:
                 continue

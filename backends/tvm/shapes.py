@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tvm import tirx
 from tvm.ir import Expr
 
 from plait.ir import CompileError, Dim, DType, GraphType, IntLike, ShapedType, Type
+from plait.ir.dims import maximum, minimum
 
 _NAMES = {
     "f64": "float64",
@@ -29,7 +30,9 @@ def dtype_name(dtype: DType) -> str:
     """TVM's name of an element type; 4-bit integers are held in a byte.  Raises CompileError for c64."""
     if dtype.name not in _NAMES:
         raise CompileError(
-            f"tensors of {dtype} cannot be compiled", why="no target has complex arithmetic", todo="split them"
+            f"tensors of {dtype} cannot be compiled",
+            why="no target has complex arithmetic",
+            todo="split them",
         )
     return _NAMES[dtype.name]
 
@@ -57,6 +60,41 @@ def to_expression(dim: IntLike, variables: Mapping[str, tirx.Var]) -> Expr:
 
 
 _OPERATIONS = {"//": tirx.floordiv, "%": tirx.floormod, "min": tirx.min, "max": tirx.max}
+
+
+def from_expression(expression: Expr) -> IntLike:
+    """A TVM expression over variables as a dim.  Raises CompileError on an operation that dims lack."""
+    if isinstance(expression, tirx.IntImm):
+        return int(expression.value)
+    if isinstance(expression, tirx.Var):
+        return Dim.symbol(expression.name)
+    if isinstance(expression, tirx.Cast):
+        return from_expression(expression.value)
+    if isinstance(expression, tirx.Call):
+        name = str(expression.op.name).rpartition(".")[2]
+        left, right = (from_expression(argument) for argument in expression.args[:2])
+        if name == "shift_right" and isinstance(right, int):
+            return left // 2**right
+        if name == "shift_left" and isinstance(right, int):
+            return left * 2**right
+    else:
+        for kind, function in _READ.items():
+            if isinstance(expression, kind):
+                return function(from_expression(expression.a), from_expression(expression.b))
+    raise CompileError(f"{str(expression)[:80]} is no dim expression", why="a launch extent must be one")
+
+
+_READ: dict[type, Callable[[IntLike, IntLike], IntLike]] = {
+    tirx.Add: lambda a, b: a + b,
+    tirx.Sub: lambda a, b: a - b,
+    tirx.Mul: lambda a, b: a * b,
+    tirx.FloorDiv: lambda a, b: a // b,
+    tirx.Div: lambda a, b: a // b,
+    tirx.FloorMod: lambda a, b: a % b,
+    tirx.Mod: lambda a, b: a % b,
+    tirx.Min: minimum,
+    tirx.Max: maximum,
+}
 
 
 def to_shape(dims: Sequence[IntLike], variables: Mapping[str, tirx.Var]) -> list[Expr]:

@@ -22,7 +22,9 @@ def require_tvm() -> None:
         version = importlib.metadata.version("apache-tvm-ffi")
     except importlib.metadata.PackageNotFoundError:
         raise CompileError(
-            "TVM is not installed", why="no package apache-tvm-ffi", todo="install plait with its dependencies"
+            "TVM is not installed",
+            why="no package apache-tvm-ffi",
+            todo="install plait with its dependencies",
         ) from None
     check_ffi(version)
     with warnings.catch_warnings():

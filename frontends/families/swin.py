@@ -112,7 +112,10 @@ class WindowAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
         )
         attended = attended.reshape(batch, windows, self.heads, length, channels // self.heads)
-        return self.projection(attended.transpose(2, 3).reshape(batch, windows, length, channels))
+        # Whether the transposed heads can be viewed as one axis depends on the layout that the attention
+        # kernel chose; an explicit copy keeps that choice out of exported programs.
+        merged = attended.transpose(2, 3).clone(memory_format=torch.contiguous_format)
+        return self.projection(merged.reshape(batch, windows, length, channels))
 
     def score_bias(self, windows: int) -> Tensor:
         """What is added to the scores, float [1, windows * heads, window^2, window^2]."""

@@ -64,7 +64,7 @@ class Lowering:
         """Lower all.  Raises LoweringError with every unsupported operator at once."""
         for dim, (low, high) in self._captured.ranges.items():
             self._graph.declare_dim(dim, low, high)
-        environment = self._placeholders()
+        environment = self._parameters()
         outputs = self._lower_nodes(self._program.graph_module, environment)
         if self._report:
             raise self._report.error(self._model)
@@ -76,8 +76,8 @@ class Lowering:
         return self._graph
 
     # -- parameters and constants ----------------------------------------------------
-    def _placeholders(self) -> dict[Node, Any]:
-        """Inputs and constants by placeholder; equal storage makes one constant."""
+    def _parameters(self) -> dict[Node, Any]:
+        """Inputs and constants by node; equal storage makes one constant."""
         program = self._program
         nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
         names = iter(self._captured.input_names)

@@ -21,7 +21,6 @@ from plait.backends.targets import CpuTarget
 from plait.backends.tvm.emit.expressions import number, size_of
 from plait.backends.tvm.emit.table import Emitter, Packing
 from plait.ir import IntLike
-from plait.ir.dims import product
 
 Index = tuple[Expr, ...]
 
@@ -36,17 +35,15 @@ class Tile:
 
 @dataclass(frozen=True)
 class Rows:
-    """How the rows of a product are tiled.
+    """How the rows of a product, the last dim that only the left operand has, are tiled.
 
     Attributes:
         tile: the register tile.
-        split: how many leading row dims are loops of their own; the rest are flattened into strips.
-        count: number of flattened rows.
+        count: number of rows.
         exact: whether strips fill the rows, so that none repeats one.
     """
 
     tile: Tile
-    split: int
     count: IntLike
     exact: bool
 
@@ -58,19 +55,20 @@ class Rows:
         return (self.count + self.tile.rows - 1) // self.tile.rows
 
 
-def choose_rows(target: CpuTarget, rows: Sequence[IntLike], columns: int, *, lanes_divide: bool = False) -> Rows:
+def choose_rows(
+    target: CpuTarget, count: IntLike, columns: int, *, many: bool = True, lanes_divide: bool = False
+) -> Rows:
     """The tile with the most multiply-adds per load among those that waste little.
 
     A tile of r rows and v vectors loads r + v times for r*v multiply-adds and needs
-    r*v accumulators beside a few registers for the operands.  Rows of several dims
-    are flattened where strips of equal height fill them, since the schedule cannot
-    see through a remainder there; otherwise only the last dim is cut, and its last
-    strip repeats a row.
+    r*v accumulators beside a few registers for the operands.
 
     Args:
+        count: rows; a strip that they do not fill repeats the last one.
+        many: whether a count that is known at run time only is mostly large (a
+            length rather than a batch).
         lanes_divide: whether only tiles whose lanes divide the columns will do.
     """
-    whole, last = product(rows), rows[-1] if rows else 1
     candidates: list[tuple[float, Rows]] = []
     for vectors in (1, 2, 3, 4):
         lanes = vectors * target.lanes
@@ -79,18 +77,16 @@ def choose_rows(target: CpuTarget, rows: Sequence[IntLike], columns: int, *, lan
         for height in range(1, 15):
             if height * vectors > target.registers - 4:
                 break
-            tile = Tile(height, lanes)
-            if _constant_factor(whole) % height == 0:
-                candidates.append((_score(target, tile, columns, 1.0), Rows(tile, 0, whole, True)))
-            elif isinstance(last, int) and height <= last:
-                used = last / (-(-last // height) * height)
-                found = Rows(tile, len(rows) - 1, last, last % height == 0)
-                candidates.append((_score(target, tile, columns, used), found))
-            elif not isinstance(last, int) and len(rows) > 1 and height <= 4:
-                # A length known at run time only: assume that it is many strips.
-                candidates.append((_score(target, tile, columns, 0.9), Rows(tile, len(rows) - 1, last, False)))
+            exact = _constant_factor(count) % height == 0
+            if isinstance(count, int):
+                used = 0.0 if height > count else count / (-(-count // height) * height)
+            else:
+                used = 1.0 if exact else 0.9 if many and height <= 4 else 0.0
+            if used:
+                tile = Tile(height, lanes)
+                candidates.append((_score(target, tile, columns, used), Rows(tile, count, exact)))
     if not candidates:
-        return Rows(Tile(1, target.lanes), 0, whole, True)
+        return Rows(Tile(1, target.lanes), count, True)
     return max(candidates, key=lambda candidate: candidate[0])[1]
 
 
@@ -129,23 +125,6 @@ def packing(tile: Tile, groups: int = 1, *, transposed: bool = False) -> Packing
     return Packing(f"lanes={tile.lanes},groups={groups},transposed={transposed}", apply)
 
 
-def unflatten(index: Expr, dims: Sequence[Expr]) -> list[Expr]:
-    """Coordinates of a flat row-major index."""
-    found: list[Expr] = []
-    for dim in reversed(dims[1:]):
-        found.append(tirx.floormod(index, dim))
-        index = tirx.floordiv(index, dim)
-    return [index, *reversed(found)] if dims else []
-
-
-def flatten(indices: Sequence[Expr], dims: Sequence[Expr]) -> Expr:
-    """Flat row-major index of coordinates."""
-    total: Expr = tirx.IntImm("int64", 0)
-    for index, dim in zip(indices, dims, strict=True):
-        total = total * dim + index
-    return total
-
-
 def matrix_product(
     emitter: Emitter,
     *,
@@ -164,7 +143,7 @@ def matrix_product(
 
     Args:
         batch: leading dims that both operands share.
-        rows: dims of the left operand that only it has; together they are the rows.
+        rows: dims of the left operand that only it has; the last one is tiled.
         left: its element by batch coordinates, row coordinates and depth.
         right: its element by batch coordinates, depth and column.
         packed: gives the right operand in the layout of a tile, and how to read an element of it.
@@ -176,7 +155,7 @@ def matrix_product(
     """
     shape = emitter.shape((*batch, *rows, columns))
     over = emitter.axis(depth, "depth")
-    if not isinstance(emitter.target, CpuTarget) or not isinstance(columns, int):
+    if not isinstance(emitter.target, CpuTarget) or not isinstance(columns, int) or not rows:
         lead, split = len(batch), len(batch) + len(rows)
 
         def term(*i: Expr) -> Expr:
@@ -184,10 +163,9 @@ def matrix_product(
 
         plain = te.compute(shape, lambda *i: te.sum(term(*i), axis=over), name=name)
         return te.compute(shape, lambda *i: finish(i, plain(*i)), name=f"{name}_result")
-    plan = choose_rows(emitter.target, rows, columns)
-    tile, lead = plan.tile, len(batch) + plan.split
+    plan = choose_rows(emitter.target, rows[-1], columns, many=len(batch) + len(rows) > 1)
+    tile, lead = plan.tile, len(shape) - 2
     blocks = -(-columns // tile.lanes)
-    row_dims, batch_dims = emitter.shape(rows[plan.split :]), emitter.shape((*batch, *rows[: plan.split]))
     row_count = emitter.dim(plan.count)
     if packed is not None:
         weight, decode = packed(tile)
@@ -206,18 +184,20 @@ def matrix_product(
         if not plan.exact:
             # Rows past the end repeat the last one; no result reads them.
             row = te.min(row, row_count - 1)
-        places = (*b[len(batch) :], *unflatten(row, row_dims))
-        return te.sum(left(b[: len(batch)], places, over.var) * read_right(b, block, over.var, lane), axis=over)
+        places = (*b[len(batch) :], row)
+        return te.sum(
+            left(b[: len(batch)], places, over.var) * read_right(b, block, over.var, lane), axis=over
+        )
 
     sums = te.compute(
-        [*batch_dims, *emitter.shape((blocks, plan.strips, tile.rows, tile.lanes))],
+        [*shape[:lead], *emitter.shape((blocks, plan.strips, tile.rows, tile.lanes))],
         accumulate,
         name="accumulate",
-        attrs=tile_attributes(tile, list(range(lead, len(batch) + len(rows))), len(shape) - 1),
+        attrs=tile_attributes(tile, lead, lead + 1),
     )
 
     def at(*i: Expr) -> Expr:
-        row, column = flatten(i[lead:-1], row_dims), i[-1]
+        row, column = i[-2:]
         strip, inner = tirx.floordiv(row, tile.rows), tirx.floormod(row, tile.rows)
         block, lane = tirx.floordiv(column, tile.lanes), tirx.floormod(column, tile.lanes)
         return finish(i, sums(*i[:lead], block, strip, inner, lane))
@@ -248,12 +228,12 @@ def _pack_in_kernel(
     return te.compute(shape, at, name="pack")
 
 
-def tile_attributes(tile: Tile, row_axes: list[int], column_axis: int) -> dict[str, Any]:
+def tile_attributes(tile: Tile, row_axis: int, column_axis: int) -> dict[str, Any]:
     """What the CPU scheduler reads: the tile, and which axes of the result its rows and columns are."""
     return {
         "plait.tile_rows": tile.rows,
         "plait.tile_lanes": tile.lanes,
-        "plait.row_axes": row_axes,
+        "plait.row_axis": row_axis,
         "plait.column_axis": column_axis,
     }
 

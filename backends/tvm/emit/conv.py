@@ -9,7 +9,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.targets import CpuTarget
-from plait.backends.tvm.emit.contraction import choose_rows, flatten, packing, tile_attributes, unflatten
+from plait.backends.tvm.emit.contraction import choose_rows, packing, tile_attributes
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.quant import contraction_finish, operand
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
@@ -55,16 +55,19 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 
     def read(n: Expr, group: Expr, c: Expr, places: Sequence[Expr], window: Sequence[Expr]) -> Expr:
         channel = group * channels_in + c if op.groups > 1 else c
-        where = [
-            p * s + k * d for p, s, k, d in zip(places, op.stride, window, op.dilation, strict=True)
-        ]
+        where = [p * s + k * d for p, s, k, d in zip(places, op.stride, window, op.dilation, strict=True)]
         return x.centred(source(n, channel, *where))
 
     axes = [emitter.axis(channels_in, "c")]
     axes += [emitter.axis(size, f"k{i}") for i, size in enumerate(op.w.type.shape[2:])]
     c, window = axes[0].var, [axis.var for axis in axes[1:]]
     depthwise = channels_in == 1 and per_group == 1
-    if isinstance(emitter.target, CpuTarget) and emitter.packs(op.w) and not depthwise and not w.zero_point_per_channel:
+    if (
+        isinstance(emitter.target, CpuTarget)
+        and emitter.packs(op.w)
+        and not depthwise
+        and not w.zero_point_per_channel
+    ):
         tiled = _tiled(op, emitter, w.centred, read, axes, c, window, per_group)
         if tiled is not None:
             return te.compute(
@@ -83,35 +86,37 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 
 
 def _tiled(
-    op: Any, emitter: Emitter, decode: Any, read: Any, axes: list[Any], c: Expr, window: list[Expr], per_group: int
+    op: Any,
+    emitter: Emitter,
+    decode: Any,
+    read: Any,
+    axes: list[Any],
+    c: Expr,
+    window: list[Expr],
+    per_group: int,
 ) -> Any:
-    """The sums as [n, blocks of channels, rows of pixels..., tile, lanes], and how a result reads them.
+    """The sums as [n, blocks of channels, image rows..., strips, tile, lanes], and how a result reads them.
 
-    Pixels of one image row form the rows of a tile; where the window is one pixel
-    wide and steps by one, all pixels of the image do.
+    Pixels of one image row are the rows of the product, channels its columns.
     """
     assert isinstance(emitter.target, CpuTarget)
-    sizes = op.result.type.shape[2:]
-    flat = all(v == 1 for v in (*op.w.type.shape[2:], *op.stride)) and not any(op.pad)
-    rows = sizes if flat else sizes[-1:]
-    outer = () if flat else sizes[:-1]
-    plan = choose_rows(emitter.target, rows, per_group, lanes_divide=op.groups > 1)
+    *outer, width = op.result.type.shape[2:]
+    plan = choose_rows(emitter.target, width, per_group, lanes_divide=op.groups > 1)
     tile = plan.tile
     if op.groups > 1 and per_group % tile.lanes:
         return None
     blocks = -(-per_group // tile.lanes)
-    outer, rows = (*outer, *rows[: plan.split]), rows[plan.split :]
     weight = emitter.packed(
         op.w, (blocks * op.groups, *op.w.type.shape[1:], tile.lanes), packing(tile, op.groups)
     )
-    row_dims, last = emitter.shape(rows), emitter.dim(plan.count) - 1
+    last = emitter.dim(width) - 1
 
     def accumulate(*i: Expr) -> Expr:
         n, block, places, (strip, inner, lane) = i[0], i[1], list(i[2:-3]), i[-3:]
         row = strip * tile.rows + inner
         if not plan.exact:
             row = te.min(row, last)
-        places += unflatten(row, row_dims)
+        places.append(row)
         group = tirx.floordiv(block, blocks)
         return te.sum(read(n, group, c, places, window) * decode(weight(block, c, *window, lane)), axis=axes)
 
@@ -120,14 +125,13 @@ def _tiled(
         emitter.shape((op.x.type.shape[0], blocks * op.groups, *outer, plan.strips, tile.rows, tile.lanes)),
         accumulate,
         name="accumulate",
-        attrs=tile_attributes(tile, list(range(rank - len(rows), rank)), 1),
+        attrs=tile_attributes(tile, rank - 1, 1),
     )
 
     def at(i: Sequence[Expr]) -> Expr:
-        places = i[2 : len(i) - len(rows)]
-        row = flatten(i[len(i) - len(rows) :], row_dims)
-        strip, inner = tirx.floordiv(row, tile.rows), tirx.floormod(row, tile.rows)
-        return sums(i[0], tirx.floordiv(i[1], tile.lanes), *places, strip, inner, tirx.floormod(i[1], tile.lanes))
+        strip, inner = tirx.floordiv(i[-1], tile.rows), tirx.floormod(i[-1], tile.rows)
+        block, lane = tirx.floordiv(i[1], tile.lanes), tirx.floormod(i[1], tile.lanes)
+        return sums(i[0], block, *i[2:-1], strip, inner, lane)
 
     return at
 
@@ -148,7 +152,9 @@ def _conv_transpose(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     def at(*i: Expr) -> Expr:
         group, channel = tirx.floordiv(i[1], per_group_out), tirx.floormod(i[1], per_group_out)
         places, inside = [], []
-        for p, k, s, d, (before, _), size in zip(i[2:], window, op.stride, op.dilation, pads, sizes, strict=True):
+        for p, k, s, d, (before, _), size in zip(
+            i[2:], window, op.stride, op.dilation, pads, sizes, strict=True
+        ):
             position = p + before - k * d
             place = tirx.floordiv(position, s)
             inside += [position >= 0, place < size]

@@ -33,7 +33,9 @@ def _is_float(x: Expr) -> bool:
 def _expm1(x: Expr) -> Expr:
     """e^x - 1; near zero by its series, where the difference would cancel."""
     one = number(1, x.ty.dtype)
-    series = x * (one + x * number(0.5, x.ty.dtype) * (one + x * number(1 / 3, x.ty.dtype) * (one + x * 0.25)))
+    series = x * (
+        one + x * number(0.5, x.ty.dtype) * (one + x * number(1 / 3, x.ty.dtype) * (one + x * 0.25))
+    )
     return tirx.Select(tirx.abs(x) < number(0.02, x.ty.dtype), series, tirx.exp(x) - one)
 
 
@@ -116,7 +118,10 @@ _UNARY: dict[type[Op], Callable[[Any, Expr], Expr]] = {
 def _unary(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     function = _UNARY[type(op)]
     return pointwise(
-        emitter.shape(op.result.type.shape), lambda x: function(op, x), args.x, name=op.opname.rpartition(".")[2]
+        emitter.shape(op.result.type.shape),
+        lambda x: function(op, x),
+        args.x,
+        name=op.opname.rpartition(".")[2],
     )
 
 

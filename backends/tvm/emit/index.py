@@ -54,7 +54,8 @@ def _gather_nd(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     def at(*i: Expr) -> Expr:
         lead, rest = i[: picks.rank - 1], i[picks.rank - 1 :]
         chosen = [
-            wrapped(emitter, args.indices(*lead, tirx.IntImm("int64", k)), kind.shape[k]) for k in range(depth)
+            wrapped(emitter, args.indices(*lead, tirx.IntImm("int64", k)), kind.shape[k])
+            for k in range(depth)
         ]
         return args.x(*chosen, *rest)
 
@@ -91,7 +92,9 @@ def _scatter_nd(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     return scatter_rows(emitter, args.x, turned, args.updates, _SCATTER_MODES[op.reduce])
 
 
-def scatter_rows(emitter: Emitter, data: te.Tensor, indices: te.Tensor, updates: te.Tensor, mode: str) -> te.Tensor:
+def scatter_rows(
+    emitter: Emitter, data: te.Tensor, indices: te.Tensor, updates: te.Tensor, mode: str
+) -> te.Tensor:
     """A copy of `data` with slices at `indices` [depth, ...] combined with `updates`."""
     scatter = topi.scatter_nd if emitter.is_cpu else topi.gpu.scatter_nd
     with current_target(emitter):

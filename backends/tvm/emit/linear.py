@@ -20,7 +20,13 @@ from plait.ir.ops import core, linalg, nn, spike
 
 
 def _packed_weight(
-    emitter: Emitter, value: Value, columns: int, depth: int, decode: Callable[[Expr], Expr], *, transposed: bool
+    emitter: Emitter,
+    value: Value,
+    columns: int,
+    depth: int,
+    decode: Callable[[Expr], Expr],
+    *,
+    transposed: bool,
 ) -> Callable[[Tile], tuple[te.Tensor, Callable[[Expr], Expr]]] | None:
     if not emitter.packs(value):
         return None
@@ -95,7 +101,9 @@ def _matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     )
 
 
-def matrix_element(tensor: te.Tensor, lead: tuple[Expr, ...], row: Expr, column: Expr, shape: list[Expr]) -> Expr:
+def matrix_element(
+    tensor: te.Tensor, lead: tuple[Expr, ...], row: Expr, column: Expr, shape: list[Expr]
+) -> Expr:
     """Element of a matrix among a stack whose leading dims broadcast to `shape`."""
     offset = len(lead) - (len(tensor.shape) - 2)
     places = []
@@ -139,7 +147,9 @@ def _attention(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     scores = emitter.stage("scores", scores)
     # A row whose keys are all masked has no largest score; its weights are zero.
     guarded = args.mask is not None
-    weights = softmax(emitter, scores, len(q.shape) - 1, q.with_shape((*q.shape[:-1], k.shape[-2])), guarded=guarded)
+    weights = softmax(
+        emitter, scores, len(q.shape) - 1, q.with_shape((*q.shape[:-1], k.shape[-2])), guarded=guarded
+    )
     weights = emitter.stage("softmax", weights)
     return matrix_product(
         emitter,

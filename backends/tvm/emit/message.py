@@ -36,7 +36,9 @@ def edge_ends(emitter: Emitter, graph: Value, tensors: Any, side: str) -> te.Ten
         # Position p of the csr order holds edge numbers[p].
         def source(e: Expr) -> Expr:
             found = tirx.Cast("int64", numbers(over)) == e
-            return te.sum(tirx.Select(found, tirx.Cast("int64", sources(over)), number(0, "int64")), axis=over)
+            return te.sum(
+                tirx.Select(found, tirx.Cast("int64", sources(over)), number(0, "int64")), axis=over
+            )
 
         return te.compute([emitter.dim(kind.edges)], source, name="src")
     place = emitter.stage(
@@ -88,9 +90,7 @@ def _segments(
     index = emitter.stage(
         "index", te.compute([emitter.dim(1), ends.shape[0]], lambda _, e: ends(e), name="node_index")
     )
-    total = emitter.stage(
-        "scatter", scatter_rows(emitter, blank, index, rows, "add" if add else reduce)
-    )
+    total = emitter.stage("scatter", scatter_rows(emitter, blank, index, rows, "add" if add else reduce))
     if reduce == "sum":
         return te.compute(size, lambda *i: total(*i), name="segment_sum")
     if reduce != "mean":
@@ -101,9 +101,7 @@ def _segments(
             name=f"segment_{reduce}",
         )
     count = emitter.stage("count", _members(emitter, ends, shape[0], dtype))
-    return te.compute(
-        size, lambda *i: total(*i) / te.max(count(i[0]), number(1, dtype)), name="segment_mean"
-    )
+    return te.compute(size, lambda *i: total(*i) / te.max(count(i[0]), number(1, dtype)), name="segment_mean")
 
 
 def _members(emitter: Emitter, ends: te.Tensor, nodes: IntLike, dtype: str) -> te.Tensor:

@@ -16,7 +16,9 @@ from plait.ir.ops import nn
 from plait.ir.types import ShapedType
 
 
-def softmax(emitter: Emitter, x: te.Tensor, axis: int, kind: ShapedType, *, guarded: bool = False) -> te.Tensor:
+def softmax(
+    emitter: Emitter, x: te.Tensor, axis: int, kind: ShapedType, *, guarded: bool = False
+) -> te.Tensor:
     """e^x / sum(e^x) along an axis, the largest element taken out first.
 
     `guarded` rows that hold only minus infinity give zeros instead of NaN.
@@ -92,7 +94,13 @@ def _affine(result: Expr, args: Arguments, place: Sequence[Expr]) -> Expr:
 
 
 def _normalised(
-    emitter: Emitter, x: te.Tensor, kind: ShapedType, axes: Sequence[int], epsilon: float, finish: Any, name: str
+    emitter: Emitter,
+    x: te.Tensor,
+    kind: ShapedType,
+    axes: Sequence[int],
+    epsilon: float,
+    finish: Any,
+    name: str,
 ) -> te.Tensor:
     """(x - mean) / sqrt(variance + epsilon) over `axes`, then `finish(indices, value)`.
 

@@ -18,7 +18,9 @@ from plait.ir.ops.common import pads_of
 def _covering(op: Any, pads: Sequence[tuple[int, int]], dilation: Sequence[int]) -> list[tuple[int, int]]:
     """Pads that let the last window lie inside, which rounding up can push past the end."""
     found = []
-    sizes = zip(op.x.type.shape[2:], op.result.type.shape[2:], op.kernel, op.stride, dilation, pads, strict=True)
+    sizes = zip(
+        op.x.type.shape[2:], op.result.type.shape[2:], op.kernel, op.stride, dilation, pads, strict=True
+    )
     for size, count, window, stride, d, (before, after) in sizes:
         if op.ceil:
             if isinstance(size, int) and isinstance(count, int):

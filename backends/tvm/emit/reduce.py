@@ -93,7 +93,13 @@ def _arg_reduction(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind: TensorType = op.x.type
     largest = isinstance(op, core.ArgMax)
     extreme = reduce_axes(
-        emitter, kind, (op.axis,), lambda *i: args.x(*i), te.max if largest else te.min, "extreme", keepdims=True
+        emitter,
+        kind,
+        (op.axis,),
+        lambda *i: args.x(*i),
+        te.max if largest else te.min,
+        "extreme",
+        keepdims=True,
     )
     extreme = emitter.stage("extreme", extreme)
     axis = op.axis % kind.rank
@@ -144,14 +150,21 @@ def _log_sum_exp(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         return tirx.Select(finite, found, number(0, dtype))
 
     total = reduce_axes(
-        emitter, kind, op.axes, lambda *i: tirx.exp(args.x(*i) - at_largest(i)), te.sum, "total", keepdims=True
+        emitter,
+        kind,
+        op.axes,
+        lambda *i: tirx.exp(args.x(*i) - at_largest(i)),
+        te.sum,
+        "total",
+        keepdims=True,
     )
     total = emitter.stage("total", total)
 
     def at(*i: Expr) -> Expr:
         kept = iter(i)
         full = [
-            tirx.IntImm("int64", 0) if axis in gone and not op.keepdims else next(kept) for axis in range(kind.rank)
+            tirx.IntImm("int64", 0) if axis in gone and not op.keepdims else next(kept)
+            for axis in range(kind.rank)
         ]
         return tirx.log(total(*full)) + at_largest(full)
 

@@ -69,7 +69,10 @@ def _concat(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     offsets = [emitter.dim(start) for start in starts]
 
     def at(*i: Expr) -> Expr:
-        pieces = [x(*i[:axis], i[axis] - start, *i[axis + 1 :]) for x, start in zip(args.xs, offsets[:-1], strict=True)]
+        pieces = [
+            x(*i[:axis], i[axis] - start, *i[axis + 1 :])
+            for x, start in zip(args.xs, offsets[:-1], strict=True)
+        ]
         result = pieces[-1]
         for piece, stop in reversed(list(zip(pieces[:-1], offsets[1:-1], strict=True))):
             # A Select would read all pieces, some of them out of bounds.
@@ -83,7 +86,10 @@ def _concat(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 def _slice(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     rank = op.result.type.rank
     steps = op.steps or (1,) * len(op.axes)
-    where = {axis % rank: (emitter.dim(start), step) for axis, start, step in zip(op.axes, op.starts, steps, strict=True)}
+    where = {
+        axis % rank: (emitter.dim(start), step)
+        for axis, start, step in zip(op.axes, op.starts, steps, strict=True)
+    }
 
     def at(*i: Expr) -> Expr:
         places = []
@@ -130,7 +136,9 @@ def _flip(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     sizes = [emitter.read_dim(dim) if axis in axes else None for axis, dim in enumerate(kind.shape)]
 
     def at(*i: Expr) -> Expr:
-        return args.x(*(index if size is None else size - 1 - index for index, size in zip(i, sizes, strict=True)))
+        return args.x(
+            *(index if size is None else size - 1 - index for index, size in zip(i, sizes, strict=True))
+        )
 
     return te.compute(emitter.shape(kind.shape), at, name="flip")
 

@@ -14,7 +14,7 @@ pytest.importorskip("onnxscript")
 
 FAMILIES = [
     "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121", "vgg16",
-    "convnext_tiny", "vit_tiny", "gpt2_small",
+    "convnext_tiny", "vit_tiny", "swin_tiny", "gpt2_small",
 ]  # fmt: skip
 
 
