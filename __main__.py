@@ -163,9 +163,10 @@ def read_inputs(
             ) from None
     if len(given) == len(names):
         return given
-    from plait.ir.bind import bind_input_shapes
+    from plait.ir.signature import shape_facts, solve_dims
 
-    known = bind_input_shapes(graph, {name: array.shape for name, array in given.items()})
+    facts = [shape_facts(n, graph.value(f"%{n}").shaped, array.shape) for n, array in given.items()]
+    known = solve_dims(graph, [fact for found in facts for fact in found])
     return {**random_inputs(graph, {**known, **dims}, seed), **given}
 
 

@@ -45,7 +45,22 @@ def bind_arguments(graph: Graph, args: Sequence[Any], named: Mapping[str, Any]) 
             found, sizes = _bind_tensor(value, argument)
         arrays += found
         facts += sizes
-    return Bound(arrays, solve_dims(graph, facts), uses_torch)
+    dims = solve_dims(graph, facts)
+    for name, allowed in graph.dims.items():
+        if name not in dims and allowed.low != allowed.high and _computes_with(graph, name):
+            raise InputError(
+                f"no input shows the value of dim {name}",
+                where=f"call of @{graph.name}",
+                why=f"it takes {signature(graph)}",
+                todo=f"compile with dims={{'{name}': ...}}",
+            )
+        dims.setdefault(name, allowed.low)
+    return Bound(arrays, dims, uses_torch)
+
+
+def _computes_with(graph: Graph, name: str) -> bool:
+    """Whether the type of any value has the dim."""
+    return any(name in value.type.symbols for value in graph.values())
 
 
 def signature(graph: Graph) -> str:

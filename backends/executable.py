@@ -13,7 +13,7 @@ import numpy as np
 from plait.backends.artifact import StoredLibrary, save
 from plait.backends.binding import bind_arguments, finish_rows, from_tensor, signature, to_tensor
 from plait.backends.kernels import Kernel, kernel_table
-from plait.backends.targets import CpuTarget, Target
+from plait.backends.targets import CpuTarget, GpuTarget, Target
 from plait.ir import CompileError, Graph, InputError
 from plait.ir.memory import MemoryPlan, plan_memory
 
@@ -78,7 +78,7 @@ class Executable:
             InputError: wrong inputs, or a GPU executable without a GPU.
         """
         bound = bind_arguments(self.graph, args, named)
-        if not isinstance(self.target, CpuTarget):
+        if isinstance(self.target, GpuTarget):
             self._require_device()
         with self._lock:
             if self._machine is None:

@@ -92,6 +92,7 @@ def measure(name: str, seed: int, show: bool, onnx: bool) -> dict[str, Any]:
         "ops": len(graph),
         "lower_s": lower_s,
         "round_trip": plait.parse(str(graph)) == graph,
+        "located": all(op.loc.origins and op.loc.origins[0].file for op in graph.walk()),
         "dims": {k: str(v) for k, v in graph.dims.items()},
     }
     if show:

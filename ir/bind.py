@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from plait.ir.dims import Dim, IntLike, substitute, symbols_of
+from plait.ir.dims import Dim, substitute, symbols_of
 from plait.ir.errors import InputError, did_you_mean
 from plait.ir.graph import DimRange, Graph
 from plait.ir.region import Region
@@ -96,60 +96,3 @@ def _bind_field(given: Any, values: Mapping[str, int]) -> Any:
     if isinstance(given, tuple) and any(isinstance(item, Dim) for item in given):
         return tuple(substitute(item, values) if isinstance(item, Dim) else item for item in given)
     return given
-
-
-def unify(expected: IntLike, actual: int, found: dict[str, int]) -> bool:
-    """Whether a run-time size fits a dim; binds its symbol where the dim is linear in one unbound symbol."""
-    unknown = [name for name in symbols_of(expected) if name not in found]
-    if not unknown:
-        known = substitute(expected, found)
-        return known == actual
-    if len(unknown) > 1 or not isinstance(expected, Dim):
-        return True  # left open: another occurrence decides
-    symbol = unknown[0]
-    at0, at1 = (substitute(expected, {**found, symbol: value}) for value in (0, 1))
-    if not isinstance(at0, int) or not isinstance(at1, int) or at1 == at0:
-        return True
-    solution, rest = divmod(actual - at0, at1 - at0)
-    if rest or substitute(expected, {**found, symbol: solution}) != actual:
-        return False
-    found[symbol] = solution
-    return True
-
-
-def bind_input_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Dim values from the shapes of the inputs by name.
-
-    Raises:
-        InputError: naming the input, its declared type, the given shape and the first dim that disagrees.
-    """
-    found: dict[str, int] = {name: r.low for name, r in graph.dims.items() if r.low == r.high}
-    origin: dict[str, str] = {}
-    for value in graph.inputs:
-        if value.name not in shapes:
-            continue
-        declared, given = value.shaped.shape, shapes[value.name]
-        if len(declared) != len(given):
-            raise InputError(
-                f"input {value.name} has shape {list(given)}",
-                where=f"@{graph.name}",
-                why=f"it is declared {value.type}, of rank {len(declared)}",
-                todo="pass a tensor of that rank",
-            )
-        for axis, (dim, size) in enumerate(zip(declared, given, strict=True)):
-            before = set(found)
-            if not unify(dim, size, found):
-                fixed = ", ".join(
-                    f"{s}={found[s]} from input {origin.get(s, '?')}" for s in symbols_of(dim) if s in before
-                )
-                raise InputError(
-                    f"input {value.name} has size {size} at axis {axis}, expected {dim}"
-                    + (f" ({fixed})" if fixed else ""),
-                    where=f"@{graph.name}",
-                    why=f"it is declared {value.type} and was given shape {list(given)}",
-                    todo="pass a tensor of the declared shape",
-                )
-            for symbol in set(found) - before:
-                origin[symbol] = value.name
-    check_dims(graph, {name: size for name, size in found.items() if name in origin})
-    return found

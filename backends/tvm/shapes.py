@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from tvm import tirx
-from tvm.ir import Expr
+from tvm.ir import Call, Expr
 
 from plait.ir import CompileError, Dim, DType, GraphType, IntLike, ShapedType, Type
 from plait.ir.dims import maximum, minimum
@@ -70,7 +71,7 @@ def from_expression(expression: Expr) -> IntLike:
         return Dim.symbol(expression.name)
     if isinstance(expression, tirx.Cast):
         return from_expression(expression.value)
-    if isinstance(expression, tirx.Call):
+    if isinstance(expression, Call):
         name = str(expression.op.name).rpartition(".")[2]
         left, right = (from_expression(argument) for argument in expression.args[:2])
         if name == "shift_right" and isinstance(right, int):
@@ -84,7 +85,7 @@ def from_expression(expression: Expr) -> IntLike:
     raise CompileError(f"{str(expression)[:80]} is no dim expression", why="a launch extent must be one")
 
 
-_READ: dict[type, Callable[[IntLike, IntLike], IntLike]] = {
+_READ: dict[Any, Callable[[IntLike, IntLike], IntLike]] = {
     tirx.Add: lambda a, b: a + b,
     tirx.Sub: lambda a, b: a - b,
     tirx.Mul: lambda a, b: a * b,

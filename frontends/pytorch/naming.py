@@ -97,7 +97,8 @@ class Namer:
 
     def location(self, node: Node) -> Loc:
         """Module path, and the innermost line of the stack outside torch."""
-        path = scope_of(node).path or "."
+        scope = scope_of(node)
+        path = scope.path or scope.kind.rpartition(".")[2] or "."  # the root goes by its class
         frames = _FRAME.findall(node.meta.get("stack_trace") or "")
         for file, line in reversed(frames):
             if not file.startswith((_TORCH_ROOT, _OWN_ROOT, "torch/", "<")):

@@ -99,13 +99,15 @@ def contraction_finish(
         if not isinstance(result, QuantType):
             return activate(whole, op) if op.act in ("none", "relu") else whole
         place = i[channel] if channel is not None else tirx.IntImm("int64", 0)
+        # In double precision, as the sum may hold more bits than a float.
         scale_of_weight = emitter.parameter(weight.scale)
         if isinstance(scale_of_weight, te.Tensor):
-            scale_of_weight = scale_of_weight(place) if scale_of_weight.shape else scale_of_weight()
-        scale = number(x.scale, "float32") * (
-            scale_of_weight if isinstance(scale_of_weight, Expr) else number(scale_of_weight, "float32")
-        )
-        real = activate(tirx.Cast("float32", whole) * scale, op)
+            found = scale_of_weight(place) if scale_of_weight.shape else scale_of_weight()
+            scale = tirx.Cast("float64", found)
+        else:
+            scale = number(scale_of_weight, "float64")
+        scale = number(1.0, "float64") * parameter_at(emitter, x, "scale", i, "float64") * scale
+        real = activate(tirx.Cast("float64", whole) * scale, op)
         return _quantise_at(emitter, real, result, i)
 
     return finish
@@ -128,17 +130,18 @@ def _quantize(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     )
 
 
-def _real(emitter: Emitter, x: te.Tensor, kind: QuantType, i: tuple[Expr, ...]) -> Expr:
+def _real(emitter: Emitter, x: te.Tensor, kind: QuantType, i: tuple[Expr, ...], dtype: str) -> Expr:
+    """scale * (x - zero_point) in an element type."""
     offset = parameter_at(emitter, kind, "zero_point", i, "int32")
     centred = tirx.Cast("int32", x(*i)) - offset
-    return tirx.Cast("float32", centred) * parameter_at(emitter, kind, "scale", i, "float32")
+    return tirx.Cast(dtype, centred) * parameter_at(emitter, kind, "scale", i, dtype)
 
 
 @emit(quant.Dequantize, kind=Kind.ELEMENTWISE)
 def _dequantize(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind = op.x.type
     return te.compute(
-        emitter.shape(kind.shape), lambda *i: _real(emitter, args.x, kind, i), name="dequantize"
+        emitter.shape(kind.shape), lambda *i: _real(emitter, args.x, kind, i, "float32"), name="dequantize"
     )
 
 
@@ -148,9 +151,9 @@ def _requantize(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 
     def at(*i: Expr) -> Expr:
         if isinstance(source, QuantType):
-            real = _real(emitter, args.x, source, i)
+            real = _real(emitter, args.x, source, i, "float64")
         else:
-            real = tirx.Cast("float32", args.x(*i)) * number(op.scale, "float32")
+            real = tirx.Cast("float64", args.x(*i)) * number(op.scale, "float64")
         return _quantise_at(emitter, real, kind, i)
 
     return te.compute(emitter.shape(kind.shape), at, name="requantize")

@@ -1,11 +1,11 @@
-"""Every model family lowers with a symbolic batch and computes what torch does."""
+"""The small examples lower with a symbolic batch and compute what torch does; the ten families in test_main_job."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from plait.frontends.families import example, examples
+from plait.frontends.families import example
 from plait.frontends.pytorch import lower_torch
 from plait.ir import parse
 from plait.ir.interpret import interpret
@@ -31,10 +31,4 @@ def compare(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_family(name: str) -> None:
-    compare(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in examples() if name not in SMALL])
-def test_family(name: str) -> None:
     compare(name)
