@@ -28,8 +28,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# make bench DATA=FOLDER also compares the roofline with measured rows kept in FOLDER.
 bench: $(STAMP)
-	for script in bench/[a-z]*_*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python bench/ir_scaling.py
+	$(BIN)/python bench/main_job.py
+	$(if $(DATA),$(BIN)/python bench/roofline_vs_measured.py $(DATA))
+	$(BIN)/python bench/tables.py
 
 tables: $(STAMP)
 	$(BIN)/python bench/tables.py

@@ -100,8 +100,8 @@ class Graph:
         return {name: (r.low, r.high) for name, r in self.dims.items()}
 
     # -- names ------------------------------------------------------------------
-    def fresh_name(self, hint: str) -> str:
-        """A name like `hint` that no value of the graph has; it is taken from then on."""
+    def free_name(self, hint: str) -> str:
+        """A well-formed name like `hint`, with _1, _2 ... behind it where it is taken."""
         base = re.sub(r"[^\w.$/-]", "_", hint) or "v"
         if not NAME.fullmatch(base):
             base = "v" + base
@@ -110,6 +110,11 @@ class Graph:
             count = self._suffixes.get(base, 0) + 1
             self._suffixes[base] = count
             name = f"{base}_{count}"
+        return name
+
+    def fresh_name(self, hint: str) -> str:
+        """`free_name`, which is taken from then on."""
+        name = self.free_name(hint)
         self._names.add(name)
         return name
 

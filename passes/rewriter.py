@@ -154,14 +154,8 @@ class Rewriter:
         return self.graph.emit(op, name=name, loc=loc, before=before)
 
     def constant(self, name: str, array: np.ndarray, type: Type | None = None) -> Constant:
-        """Add a constant under `name`, or under `name.2`, `name.3` ... where it is taken."""
-        array = np.ascontiguousarray(array)
-        taken = {value.name for value in self.graph.values()} | self.graph.constants.keys()
-        candidate, count = name, 1
-        while candidate in taken:
-            count += 1
-            candidate = f"{name}.{count}"
-        return self.graph.add_constant(candidate, array, type)
+        """Add a constant under `name`, or that with a number behind it where the name is taken."""
+        return self.graph.add_constant(self.graph.free_name(name), np.asarray(array, order="C"), type)
 
     def _sweep(self, values: Iterable[Value]) -> list[Loc]:
         """Erase the producers of values that nothing reads any more; their locations.

@@ -94,7 +94,7 @@ def _replace(module: Module, kernel: KernelFunction) -> None:
 
 
 def lower(module: Module, target: Target) -> Any:
-    """Machine code for the module: a Relax executable.  Raises CompileError naming the kernels at fault."""
+    """Machine code for the module: a Relax executable.  Raises CompileError naming the ops at fault."""
     place = tvm_target(target)
     passes = tvm.transform.Sequential([make() for make in _LOWERING])
     try:
@@ -102,14 +102,18 @@ def lower(module: Module, target: Target) -> Any:
         with place, tvm.transform.PassContext(config={"tirx.disable_cse_tir": isinstance(target, GpuTarget)}):
             return relax.build(module.relax_module, place, relax_pipeline=passes)
     except Exception as error:
-        raise compile_error(error, _blamed(module, error), "compile") from error
+        raise compile_error(error, _blamed(module, place), "compile") from error
 
 
-def _blamed(module: Module, error: Exception) -> list[Op]:
-    """Ops of the kernels that an error mentions; of the first where it mentions none."""
-    text = str(error)
-    named = [kernel for kernel in module.kernels if kernel.name in text]
-    return [op for kernel in (named or module.kernels[:1]) for op in kernel.sites[0]]
+def _blamed(module: Module, place: Any) -> list[Op]:
+    """Ops of the first kernel that TVM cannot compile on its own; none where each of them compiles."""
+    for kernel in module.kernels:
+        try:
+            with place:
+                tvm.compile(tvm.IRModule({kernel.name: module.relax_module[kernel.name]}), target=place)
+        except Exception:  # whatever TVM raises: the first failure has been kept
+            return kernel.sites[0]
+    return []
 
 
 def kernel_row(kernel: KernelFunction, notes: list[str], **resources: Any) -> Kernel:

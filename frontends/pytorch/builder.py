@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -14,8 +11,7 @@ from plait.frontends.pytorch.dtypes import promote
 from plait.frontends.pytorch.registry import Refusal
 from plait.ir import types as t
 from plait.ir.dims import Dim, IntLike, product
-from plait.ir.errors import VerifyError
-from plait.ir.graph import NAME, Graph
+from plait.ir.graph import Graph
 from plait.ir.loc import UNKNOWN, Loc
 from plait.ir.op import Op
 from plait.ir.ops import core
@@ -27,20 +23,9 @@ Scalar = int | float | bool
 Operand = Value | Dim | int | float | bool
 
 
-def _candidates(hint: str) -> Iterator[str]:
-    """`hint` as a well-formed name, then that with _1, _2, ... behind it."""
-    base = re.sub(r"[^\w.$/-]", "_", hint)
-    base = base if NAME.fullmatch(base) else f"v{base}"
-    yield base
-    yield from (f"{base}_{count}" for count in itertools.count(1))
-
-
 def add_constant(graph: Graph, hint: str, array: np.ndarray) -> Constant:
     """Add a constant called `hint`, or that with a number behind it where the name is taken."""
-    for name in _candidates(hint):
-        with contextlib.suppress(VerifyError):  # the name is taken
-            return graph.add_constant(name, array)
-    raise AssertionError("there is always a free name")
+    return graph.add_constant(graph.free_name(hint), array)
 
 
 class Builder:
@@ -72,10 +57,7 @@ class Builder:
         self._emitted.clear()
 
     def _rename(self, value: Value) -> None:
-        for name in _candidates(self._name):
-            with contextlib.suppress(VerifyError):  # the name is taken
-                self.graph.rename(value, name)
-                return
+        self.graph.rename(value, self.graph.free_name(self._name))
 
     @property
     def out(self) -> TensorType:

@@ -80,7 +80,7 @@ def test_constants_get_free_names() -> None:
     graph = complete(("@w : f32[2]", "%x : f32[2]", "%y = core.add(%x, @w) : f32[2]", "return %y"))
     rewriter = Rewriter(graph, "test")
     names = [rewriter.constant("w", np.zeros(1, np.float32)).name for _ in range(3)]
-    assert names == ["w.2", "w.3", "w.4"]
+    assert names == ["w_1", "w_2", "w_3"]
 
 
 def test_matched_ops_must_be_in_the_graph() -> None:

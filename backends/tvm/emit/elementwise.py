@@ -39,6 +39,32 @@ def _expm1(x: Expr) -> Expr:
     return tirx.Select(tirx.abs(x) < number(0.02, x.ty.dtype), series, tirx.exp(x) - one)
 
 
+def _sinh(x: Expr) -> Expr:
+    """Through e^x - 1, which keeps what e^x - e^-x would cancel near zero."""
+    power = _expm1(x)
+    return (power + power / (power + number(1, x.ty.dtype))) * number(0.5, x.ty.dtype)
+
+
+def _cosh(x: Expr) -> Expr:
+    return (tirx.exp(x) + tirx.exp(-x)) * number(0.5, x.ty.dtype)
+
+
+def _asinh(x: Expr) -> Expr:
+    """sign(x) log1p(|x| + x^2 / (1 + sqrt(1 + x^2)))."""
+    one, size = number(1, x.ty.dtype), tirx.abs(x)
+    found = tirx.log1p(size + size * size / (one + tirx.sqrt(one + size * size)))
+    return tirx.Select(x < number(0, x.ty.dtype), -found, found)
+
+
+def _acosh(x: Expr) -> Expr:
+    return tirx.log(x + tirx.sqrt(x * x - number(1, x.ty.dtype)))
+
+
+def _atanh(x: Expr) -> Expr:
+    one, half = number(1, x.ty.dtype), number(0.5, x.ty.dtype)
+    return half * tirx.log1p((x + x) / (one - x))
+
+
 def _sign(x: Expr) -> Expr:
     zero, one = number(0, x.ty.dtype), number(1, x.ty.dtype)
     # NaN is neither above nor below zero, and stays what it is.
@@ -84,11 +110,11 @@ _UNARY: dict[type[Op], Callable[[Any, Expr], Expr]] = {
     core.Asin: lambda op, x: tirx.asin(x),
     core.Acos: lambda op, x: tirx.acos(x),
     core.Atan: lambda op, x: tirx.atan(x),
-    core.Sinh: lambda op, x: tirx.sinh(x),
-    core.Cosh: lambda op, x: tirx.cosh(x),
-    core.Asinh: lambda op, x: tirx.asinh(x),
-    core.Acosh: lambda op, x: tirx.acosh(x),
-    core.Atanh: lambda op, x: tirx.atanh(x),
+    core.Sinh: lambda op, x: _sinh(x),
+    core.Cosh: lambda op, x: _cosh(x),
+    core.Asinh: lambda op, x: _asinh(x),
+    core.Acosh: lambda op, x: _acosh(x),
+    core.Atanh: lambda op, x: _atanh(x),
     core.Erf: lambda op, x: tirx.erf(x),
     core.Floor: lambda op, x: tirx.floor(x),
     core.Ceil: lambda op, x: tirx.ceil(x),
