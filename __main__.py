@@ -1,4 +1,4 @@
-"""The command line: `plait lower | print | opt | verify | diff | run | compile | predict`.
+"""The command line: `plait lower | print | opt | verify | diff | why | run | compile | predict`.
 
 Every command reads a file or `-` (IR text from standard input), prints a table on a
 terminal and plain text in a pipe, takes `--json`, and exits with 2 and one clear
@@ -309,6 +309,23 @@ def diff_command(before: Source, after: Source, as_json: AsJson = False) -> None
         sys.stdout.write(f"{found}\n")
     if found:
         raise typer.Exit(1)
+
+
+@app.command("why")
+def why_command(
+    source: Source,
+    rule: Annotated[str, typer.Argument(help="A pass, or one of its rules.")],
+    value: Annotated[str, typer.Argument(help="Name of a value, %conv1.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say why a rewrite rule does or does not apply at an op."""
+    from plait.passes import why
+
+    answer = why(read(source), rule, value)
+    if as_json:
+        emit_json({"rule": rule, "value": value, "answer": answer})
+    else:
+        sys.stdout.write(f"{answer}\n")
 
 
 @app.command("run")

@@ -154,7 +154,8 @@ def _target(manifest: dict[str, Any], path: str | Path) -> Target:
     here = host_cpu()
     if manifest.get("machine") != platform.machine() or target.vector_bits > here.vector_bits:
         raise InputError(
-            f"{path} was compiled for {target.processor} ({manifest.get('machine')}, {target.vector_bits}-bit vectors)",
+            f"{path} was compiled for {target.processor} ({manifest.get('machine')}, "
+            f"{target.vector_bits}-bit vectors)",
             why=f"this is a {here.processor} ({platform.machine()}, {here.vector_bits}-bit vectors)",
             todo="compile its graph here: plait.compile(path)",
         )

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from plait.backends.artifact import StoredLibrary, save
 from plait.backends.binding import bind_arguments, finish_rows, from_tensor, signature, to_tensor
 from plait.backends.kernels import Kernel, kernel_table
 from plait.backends.targets import CpuTarget, GpuTarget, Target
-from plait.ir import CompileError, Graph, InputError
+from plait.ir import Graph, InputError
 from plait.ir.memory import MemoryPlan, plan_memory
 
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ class Executable:
     def _require_device(self) -> None:
         import tvm
 
-        if not tvm.cuda(0).exist:
+        # A device that was emulated before stays known to TVM, though its driver is gone.
+        driver = tvm.get_global_func("device_api.cuda", allow_missing=True)
+        if driver is None or not tvm.cuda(0).exist:
             raise InputError(
                 f"@{self.graph.name} was compiled for {self.target.name}, and there is no GPU here",
                 why="its kernels are machine code of an NVIDIA device",
@@ -232,9 +234,6 @@ def _use_threads(count: int) -> None:
     if _threads_in_use != [count]:
         import tvm
 
-        all_cores: Literal[-1] = -1
-        tvm.get_global_func("runtime.config_threadpool")(all_cores, count)
+        fast_cores = 1
+        tvm.get_global_func("runtime.config_threadpool")(fast_cores, count)
         _threads_in_use[:] = [count]
-
-
-__all__ = ["Code", "CompileError", "Executable"]

@@ -62,7 +62,8 @@ class Kernel:
     @staticmethod
     def from_dict(entry: Mapping[str, Any]) -> Kernel:
         """The kernel that `to_dict` described.  Raises TypeError on unknown fields."""
-        return Kernel(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        return Kernel(**given)
 
 
 def kernel_table(kernels: Sequence[Kernel], *, width: int = 120) -> str:

@@ -95,6 +95,16 @@ def test_opt_and_diff(run: Run, archive: Path, tmp_path: Path) -> None:
     assert json.loads(out)["equal"] is True
 
 
+def test_why(run: Run, archive: Path) -> None:
+    code, out, _ = run("why", archive, "fuse-activation", "%pool")
+    assert code == 0
+    assert "fuse-activation" in out
+    assert "%pool" in out
+    code, _, err = run("why", archive, "fuse-activation", "%pol")
+    assert code == 2
+    assert "pool" in err
+
+
 def test_opt_to_standard_output_is_clean_ir(run: Run, archive: Path) -> None:
     code, out, err = run("opt", archive)
     assert code == 0

@@ -20,7 +20,7 @@ from plait.backends.tvm.emit import EMISSIONS, Arguments, Emitter, Source, Stage
 from plait.backends.tvm.partition import Group, Partition, reads
 from plait.backends.tvm.shapes import components, to_shape
 from plait.backends.tvm.toolchain import compile_error
-from plait.ir import Constant, Dim, Graph, IntLike, Op, PlaitError, Type, Value
+from plait.ir import Constant, Graph, IntLike, Op, PlaitError, Value
 from plait.ir.ops import core
 
 Key = tuple[Any, ...]
@@ -118,6 +118,7 @@ class _Builder:
                     if code is None:
                         self._view(builder, step)
                     else:
+                        assert isinstance(step, Group)
                         self._call(builder, step, code)
                 results = [
                     self._read(value, index)
@@ -217,12 +218,12 @@ class _Builder:
             assert isinstance(step, Group)
             for kernel in code.kernels:
                 for source, tensor in zip(kernel.stage.sources, kernel.stage.inputs, strict=True):
-                    value = self._resolve(source, step, code)
-                    if isinstance(value, Constant):
-                        self._parameter(value, source, tensor)
-        for value in self.graph.outputs:
-            if isinstance(value, Constant):
-                self._parameter(value, Source(value))
+                    found = self._resolve(source, step, code)
+                    if isinstance(found, Constant):
+                        self._parameter(found, source, tensor)
+        for output in self.graph.outputs:
+            if isinstance(output, Constant):
+                self._parameter(output, Source(output))
 
     def _parameter(self, value: Constant, source: Source, tensor: te.Tensor | None = None) -> relax.Var:
         layout = source.packing.key if source.packing is not None else ""
@@ -309,6 +310,3 @@ def _renamed(dim: Any, mapping: dict[tirx.Var, tirx.Var]) -> Any:
 def _identifier(name: str) -> str:
     text = re.sub(r"\W", "_", name)
     return text if re.match(r"[A-Za-z_]", text) else f"v{text}"
-
-
-__all__ = ["Dim", "KernelFunction", "Module", "Type", "build_module"]

@@ -73,7 +73,8 @@ def schedule_kernels(
             progress("schedule", number, len(module.kernels))
         if kernel.is_extern:
             # Written as loops, with threads of its own.
-            function, found = kernel.function.with_attr("tirx.is_scheduled", True), []
+            found: list[str] = []
+            function = kernel.function.with_attr("tirx.is_scheduled", True)
         elif isinstance(target, CpuTarget):
             function, found = schedule_for_cpu(kernel.function, target)
         else:

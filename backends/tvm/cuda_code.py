@@ -27,7 +27,7 @@ from plait.backends.kernels import Grid, Kernel
 from plait.backends.targets import GpuTarget
 from plait.backends.tvm.build import KernelFunction, Module
 from plait.backends.tvm.shapes import from_expression
-from plait.ir import CompileError
+from plait.ir import CompileError, InputError
 from plait.ir.files import write_atomically
 
 _AXES = ("x", "y", "z")
@@ -47,7 +47,7 @@ class DeviceCode:
     """What TVM generated for the device."""
 
     source: str = ""
-    launches: dict[str, Launch] = field(default_factory=dict)
+    functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
 
     def assemble(
         self, module: Module, target: GpuTarget, notes: dict[str, list[str]], progress: Any = None
@@ -58,7 +58,7 @@ class DeviceCode:
         """
         from plait.backends.tvm.compile import kernel_row
 
-        owners = {name: _owner(module, name) for name in self.launches}
+        owners = {name: _owner(module, name) for name in self.functions}
         source = _annotated(self.source, owners)
         if progress is not None:
             progress("assemble", 0, 1)
@@ -66,7 +66,7 @@ class DeviceCode:
         parsed = parse_source(source)
         rows = []
         for name, owner in owners.items():
-            found, launch = resources[name], self.launches[name]
+            found, launch = resources[name], _launch(self.functions[name])
             text = parsed.keeping((name,))
             rows.append(
                 kernel_row(
@@ -94,8 +94,8 @@ def device_code() -> Iterator[DeviceCode]:
     generate = tvm.get_global_func("target.build.cuda")
 
     def listen(module: Any, target: Any) -> Any:
-        for _, function in module.functions.items():
-            device.launches[str(function.attrs["global_symbol"])] = _launch(function)
+        for function in module.functions.values():
+            device.functions[str(function.attrs["global_symbol"])] = function
         built = generate(module, target)
         device.source += str(built.inspect_source("cuda"))
         return built
@@ -186,7 +186,6 @@ def assembled(source: str, architecture: str) -> tuple[dict[str, KernelResources
             stream.write(binary.cubin)
         with write_atomically(table) as stream:
             stream.write(json.dumps({name: asdict(entry) for name, entry in resources.items()}).encode())
-    except (OSError, Exception) as problem:
-        if not isinstance(problem, OSError) and type(problem).__name__ != "InputError":
-            raise  # a folder that cannot be written only costs time
+    except (OSError, InputError):
+        pass  # a folder that cannot be written only costs time
     return resources, binary.cubin

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from plait.backends.tvm.emit import EMISSIONS, Kind
-from plait.ir import CompileError, Graph, Op, Value, VerifyError
+from plait.ir import CompileError, Graph, Op, Value
 from plait.ir.errors import nearest
 
 _ON_DEMAND = (Kind.ELEMENTWISE, Kind.INJECTIVE)
@@ -93,7 +93,7 @@ def partition(graph: Graph) -> Partition:
             continue
         if kind is Kind.CREATION:
             # A value that other groups read in passing needs no kernel of its own.
-            if any(v in kept for v in op.results) or _read_by_view(op):
+            if any(v in kept for v in op.results) or _needs_kernel(op):
                 order.append(Group([op]))
             continue
         group = Group([op], None if kind in _ON_DEMAND else op)
@@ -119,7 +119,7 @@ def _only_reader(value: Value, op: Op) -> bool:
     return value.users == (op,) and len(value.producer.results) == 1 if value.producer else False
 
 
-def _read_by_view(op: Op) -> bool:
+def _needs_kernel(op: Op) -> bool:
     for value in op.results:
         for user in value.users:
             if isinstance(user, Op) and EMISSIONS[type(user)].kind in (Kind.VIEW, Kind.ALONE):
@@ -160,6 +160,3 @@ def reads(ops: Iterable[Op]) -> list[Value]:
     for op in ops:
         found.update(dict.fromkeys(v for v in op.operands if v not in inside))
     return list(found)
-
-
-__all__ = ["Group", "Partition", "VerifyError", "check_supported", "partition", "reads"]

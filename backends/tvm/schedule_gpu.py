@@ -1,4 +1,4 @@
-"""GPU schedules: TVM's default rules for NVIDIA devices, kernel by kernel, with a fallback that always fits."""
+"""GPU schedules: TVM's default rules for NVIDIA devices, one kernel at a time, and a last one for all."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tvm import tirx
-from tvm.ir import Call, Expr
+from tvm.ir import Expr
+from tvm.ir.prim.expr import LShift, RShift
 
 from plait.ir import CompileError, Dim, DType, GraphType, IntLike, ShapedType, Type
 from plait.ir.dims import maximum, minimum
@@ -71,17 +72,9 @@ def from_expression(expression: Expr) -> IntLike:
         return Dim.symbol(expression.name)
     if isinstance(expression, tirx.Cast):
         return from_expression(expression.value)
-    if isinstance(expression, Call):
-        name = str(expression.op.name).rpartition(".")[2]
-        left, right = (from_expression(argument) for argument in expression.args[:2])
-        if name == "shift_right" and isinstance(right, int):
-            return left // 2**right
-        if name == "shift_left" and isinstance(right, int):
-            return left * 2**right
-    else:
-        for kind, function in _READ.items():
-            if isinstance(expression, kind):
-                return function(from_expression(expression.a), from_expression(expression.b))
+    for kind, function in _READ.items():
+        if isinstance(expression, kind):
+            return function(from_expression(expression.a), from_expression(expression.b))
     raise CompileError(f"{str(expression)[:80]} is no dim expression", why="a launch extent must be one")
 
 
@@ -93,6 +86,8 @@ _READ: dict[Any, Callable[[IntLike, IntLike], IntLike]] = {
     tirx.Div: lambda a, b: a // b,
     tirx.FloorMod: lambda a, b: a % b,
     tirx.Mod: lambda a, b: a % b,
+    RShift: lambda a, b: a // 2 ** int(b),
+    LShift: lambda a, b: a * 2 ** int(b),
     tirx.Min: minimum,
     tirx.Max: maximum,
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from plait.backends.targets import CpuTarget, GpuTarget, Target
+from plait.backends.targets import CpuTarget, GpuTarget, Target, host_cpu
 from plait.ir import CompileError, Op
 
 #: From this release of tvm-ffi on, every tensorised schedule of TVM 0.27 crashes the process.
@@ -17,7 +18,7 @@ _BROKEN_FFI = (0, 1, 15)
 
 @lru_cache(maxsize=1)
 def require_tvm() -> None:
-    """Import TVM.  Raises CompileError when it is missing or paired with a release of tvm-ffi that crashes."""
+    """Import TVM.  Raises CompileError when it is missing or its tvm-ffi is one that crashes."""
     try:
         version = importlib.metadata.version("apache-tvm-ffi")
     except importlib.metadata.PackageNotFoundError:
@@ -27,6 +28,8 @@ def require_tvm() -> None:
             todo="install plait with its dependencies",
         ) from None
     check_ffi(version)
+    # By default TVM leaves every second processor idle, taking it for a hyper-thread of the first.
+    os.environ.setdefault("TVM_NUM_THREADS", str(host_cpu().threads))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import tvm  # noqa: F401

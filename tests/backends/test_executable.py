@@ -110,7 +110,9 @@ def test_inputs_constants_and_views_may_be_results() -> None:
     flat = g.emit(core.Reshape(x, out=TensorType(i64, (6,))))
     g.set_outputs([x, c, flat, flat])
     given = np.arange(6).reshape(2, 3)
-    for got, want in zip(compile_graph(g, "cpu")(given), (given, np.arange(4), given.ravel(), given.ravel()), strict=True):
+    for got, want in zip(
+        compile_graph(g, "cpu")(given), (given, np.arange(4), given.ravel(), given.ravel()), strict=True
+    ):
         np.testing.assert_array_equal(got, want)
 
 

@@ -33,7 +33,9 @@ def test_every_op_is_computed_once_and_after_its_operands(name: str) -> None:
             ready.update(op.results)
             computed += [op] if EMISSIONS[type(op)].kind is not Kind.CREATION else []
     kinds = {op: EMISSIONS[type(op)].kind for op in graph.ops}
-    assert sorted(op.name for op in computed) == sorted(o.name for o, k in kinds.items() if k is not Kind.CREATION)
+    assert sorted(op.name for op in computed) == sorted(
+        o.name for o, k in kinds.items() if k is not Kind.CREATION
+    )
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "small_transformer"])

@@ -18,7 +18,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.targets import CpuTarget
-from plait.backends.tvm.emit.expressions import number, size_of
+from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.table import Emitter, Packing
 from plait.ir import IntLike
 
@@ -136,7 +136,6 @@ def matrix_product(
     right: Callable[[Index, Expr, Expr], Expr],
     packed: Callable[[Tile], tuple[te.Tensor, Callable[[Expr], Expr]]] | None,
     finish: Callable[[Index, Expr], Expr],
-    accumulator: str,
     name: str,
 ) -> te.Tensor:
     """`finish(place, sum over r of left[batch, rows, r] * right[batch, r, column])`.
@@ -148,7 +147,6 @@ def matrix_product(
         right: its element by batch coordinates, depth and column.
         packed: gives the right operand in the layout of a tile, and how to read an element of it.
         finish: the result from its coordinates [batch, rows, column] and the sum.
-        accumulator: element type of the sum.
 
     Returns:
         A tensor [batch, rows, columns].
@@ -236,6 +234,3 @@ def tile_attributes(tile: Tile, row_axis: int, column_axis: int) -> dict[str, An
         "plait.row_axis": row_axis,
         "plait.column_axis": column_axis,
     }
-
-
-__all__ = ["Rows", "Tile", "choose_rows", "matrix_product", "packing", "size_of", "tile_attributes"]

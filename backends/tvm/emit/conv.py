@@ -48,6 +48,10 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     pads = pads_of(op, op.pad, spatial)
     # The border of a quantised input stands for zero, which its zero point stores.
     zero = kind.zero_point if isinstance(kind, QuantType) else 0
+    if isinstance(zero, str):
+        raise op.error(
+            f"the zero point of {op.x} is @{zero}", why="a border needs one number for all channels"
+        )
     source = padded(emitter, args.x, kind, pads, number(zero, emitter.dtype(kind)))
     channels_out, channels_in = op.w.type.shape[:2]
     per_group = channels_out // op.groups
@@ -141,6 +145,7 @@ def _conv_transpose(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     """A sum over the window, of the inputs whose step lands on the pixel."""
     kind, result = op.x.type, op.result.type
     dtype = emitter.dtype(kind)
+    x, w = operand(emitter, op.x), operand(emitter, op.w)
     per_group_in = kind.shape[1] // op.groups
     per_group_out = op.w.type.shape[1]
     sizes = [emitter.read_dim(dim) for dim in kind.shape[2:]]
@@ -162,8 +167,8 @@ def _conv_transpose(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
                 inside.append(tirx.floormod(position, s) == 0)
             places.append(place)
         source = group * per_group_in + c
-        x = tirx.if_then_else(tirx.all(*inside), args.x(i[0], source, *places), number(0, dtype))
-        return te.sum(x * args.w(source, channel, *window), axis=axes)
+        pixel = tirx.if_then_else(tirx.all(*inside), args.x(i[0], source, *places), number(0, dtype))
+        return te.sum(x.centred(pixel) * w.centred(args.w(source, channel, *window)), axis=axes)
 
     shape = emitter.shape(result.shape)
     sums = te.compute(shape, at, name="conv_transpose")

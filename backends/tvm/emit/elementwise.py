@@ -86,8 +86,8 @@ def _clamp(op: Any, x: Expr) -> Expr:
     high = math.inf if op.high is None else op.high
     if not _is_float(x):
         if op.low is not None:
-            x = te.max(x, number(int(math.ceil(low)), x.ty.dtype))
-        return x if op.high is None else te.min(x, number(int(math.floor(high)), x.ty.dtype))
+            x = te.max(x, number(math.ceil(low), x.ty.dtype))
+        return x if op.high is None else te.min(x, number(math.floor(high), x.ty.dtype))
     if op.low is not None:
         x = te.max(x, number(low, x.ty.dtype))
     return x if op.high is None else te.min(x, number(high, x.ty.dtype))
@@ -122,7 +122,7 @@ _UNARY: dict[type[Op], Callable[[Any, Expr], Expr]] = {
     core.Trunc: lambda op, x: tirx.trunc(x),
     core.Not: lambda op, x: tirx.Not(x) if str(x.ty.dtype) == "bool" else tirx.bitwise_not(x),
     core.IsNan: lambda op, x: tirx.isnan(x),
-    core.IsInf: lambda op, x: tirx.abs(x) == number(math.inf, x.ty.dtype),
+    core.IsInf: lambda op, x: tirx.abs(x) > tirx.max_value(x.ty.dtype),
     core.Clamp: _clamp,
     nn.Relu: lambda op, x: te.max(x, number(0, x.ty.dtype)),
     nn.Relu6: lambda op, x: clip(x, 0.0, 6.0),

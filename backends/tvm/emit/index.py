@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import tvm
 from tvm import te, tirx, topi
 from tvm.ir import Expr
 
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
-from plait.ir import IntLike, Value
+from plait.ir import IntLike
 from plait.ir.ops import core
 
 _SCATTER_MODES = {"none": "update", "add": "add", "mul": "mul", "max": "max", "min": "min"}
@@ -167,11 +166,3 @@ def _sort(op: Any, args: Arguments, emitter: Emitter) -> tuple[te.Tensor, te.Ten
 @emit(core.TopK, kind=Kind.ALONE)
 def _top_k(op: Any, args: Arguments, emitter: Emitter) -> tuple[te.Tensor, te.Tensor]:
     return _sorted(op, args.x, emitter, op.k, op.largest)
-
-
-def is_constant(value: Value) -> bool:
-    """Whether no op computes the value."""
-    return value.producer is None
-
-
-__all__ = ["current_target", "scatter_rows", "tvm", "wrapped"]

@@ -16,7 +16,7 @@ from plait.backends.tvm.emit.norm import softmax
 from plait.backends.tvm.emit.quant import Dequantised, contraction_finish, operand
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir import Value
-from plait.ir.ops import core, linalg, nn, spike
+from plait.ir.ops import linalg, nn, spike
 
 
 def _packed_weight(
@@ -52,7 +52,6 @@ def _linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         right=lambda b, r, column: w.centred(args.w(column, r), column),
         packed=_packed_or_none(emitter, op.w, outputs, depth, w, transposed=False),
         finish=contraction_finish(op, args, emitter, channel=-1),
-        accumulator=x.accumulator,
         name="linear",
     )
 
@@ -82,7 +81,6 @@ def _matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
             right=lambda _, r, column: b.centred(args.right(r, column)),
             packed=_packed_or_none(emitter, op.right, columns, depth, b, transposed=True),
             finish=finish,
-            accumulator=a.accumulator,
             name="matmul",
         )
     lead = emitter.shape(result.shape[:-2])
@@ -96,7 +94,6 @@ def _matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         right=lambda i, r, column: b.centred(matrix_element(args.right, i, r, column, lead)),
         packed=None,
         finish=finish,
-        accumulator=a.accumulator,
         name="matmul",
     )
 
@@ -118,11 +115,10 @@ def _attention(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     """Three kernels: scores with scale and mask, softmax, and the weighted sum of values."""
     q, k, v = op.q.type, op.k.type, op.v.type
     dtype = emitter.dtype(q)
-    scale = op.scale if op.scale is not None else 1.0 / math.sqrt(_static(q.shape[-1]))
+    scale = op.scale if op.scale is not None else 1.0 / math.sqrt(int(q.shape[-1]))
     lead = emitter.shape(q.shape[:-2])
     scores_shape = emitter.shape((*q.shape[:-1], k.shape[-2]))
-    low = number(-math.inf, dtype)
-    # Query i stands at position i + S - T of the keys only where both are whole; torch aligns at the top left.
+    low = tirx.min_value(dtype)
 
     def finish(i: tuple[Expr, ...], total: Expr) -> Expr:
         score = total * number(scale, dtype)
@@ -141,12 +137,11 @@ def _attention(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         right=lambda i, r, column: matrix_element(args.k, i, column, r, lead),
         packed=None,
         finish=finish,
-        accumulator=dtype,
         name="scores",
     )
     scores = emitter.stage("scores", scores)
     # A row whose keys are all masked has no largest score; its weights are zero.
-    guarded = args.mask is not None
+    guarded = args.mask is not None or op.causal
     weights = softmax(
         emitter, scores, len(q.shape) - 1, q.with_shape((*q.shape[:-1], k.shape[-2])), guarded=guarded
     )
@@ -161,13 +156,8 @@ def _attention(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         right=lambda i, r, column: matrix_element(args.v, i, r, column, lead),
         packed=None,
         finish=lambda i, total: total,
-        accumulator=dtype,
         name="values",
     )
-
-
-def _static(dim: Any) -> int:
-    return int(dim)
 
 
 @emit(spike.SpikeLinear, kind=Kind.CONTRACTION)
@@ -189,7 +179,6 @@ def _spike_linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         right=lambda b, r, column: args.w(column, r),
         packed=_packed_weight(emitter, op.w, outputs, depth, lambda x: x, transposed=False),
         finish=finish,
-        accumulator=dtype,
         name="spike_linear",
     )
 
@@ -202,6 +191,3 @@ def _embedding(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         return args.table(wrapped(emitter, args.indices(*i[:-1]), rows), i[-1])
 
     return te.compute(emitter.shape(op.result.type.shape), at, name="embedding")
-
-
-__all__ = ["core", "matrix_element"]

@@ -85,7 +85,7 @@ def _segments(
     """Rows [E, ...] reduced at their nodes, [N, ...]; a node without edges gets zero."""
     size = emitter.shape(shape)
     add = reduce in ("sum", "mean")
-    start = number(0.0 if add else (float("-inf") if reduce == "max" else float("inf")), dtype)
+    start = number(0, dtype) if add else tirx.min_value(dtype) if reduce == "max" else tirx.max_value(dtype)
     blank = emitter.stage("start", te.compute(size, lambda *i: start, name="start"))
     index = emitter.stage(
         "index", te.compute([emitter.dim(1), ends.shape[0]], lambda _, e: ends(e), name="node_index")
@@ -94,7 +94,7 @@ def _segments(
     if reduce == "sum":
         return te.compute(size, lambda *i: total(*i), name="segment_sum")
     if reduce != "mean":
-        # A node without edges still holds the infinity it started from.
+        # A node without edges still holds the extreme it started from.
         return te.compute(
             size,
             lambda *i: tirx.Select(total(*i) == start, number(0, dtype), total(*i)),

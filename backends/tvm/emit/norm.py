@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,8 @@ def softmax(
 ) -> te.Tensor:
     """e^x / sum(e^x) along an axis, the largest element taken out first.
 
-    `guarded` rows that hold only minus infinity give zeros instead of NaN.
+    Where `guarded`, the lowest number and minus infinity count as absent elements: they
+    get zero, and a row of nothing else is all zeros.
     """
     dtype = emitter.dtype(kind)
     rest = [a for a in range(kind.rank) if a != axis]
@@ -32,10 +32,9 @@ def softmax(
     largest = reduce_axes(emitter, kind, (axis,), lambda *i: x(*i), te.max, "largest")
 
     def power(*i: Expr) -> Expr:
-        top = largest(*outside(i))
-        if guarded:
-            top = te.max(top, tirx.min_value(dtype))
-        return tirx.exp(x(*i) - top)
+        found = tirx.exp(x(*i) - largest(*outside(i)))
+        # The largest of a row that holds nothing is the lowest number itself.
+        return tirx.Select(x(*i) > tirx.min_value(dtype), found, number(0, dtype)) if guarded else found
 
     shape = emitter.shape(kind.shape)
     powers = te.compute(shape, power, name="powers")
@@ -213,6 +212,3 @@ def _local_response_norm(op: Any, args: Arguments, emitter: Emitter) -> te.Tenso
         return args.x(*i) / tirx.power(base, number(op.beta, dtype))
 
     return te.compute(emitter.shape(kind.shape), at, name="local_response_norm")
-
-
-__all__ = ["math", "softmax"]

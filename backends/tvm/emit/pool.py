@@ -36,8 +36,7 @@ def _max_pool(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind = op.x.type
     dtype = emitter.dtype(kind)
     pads = _covering(op, pads_of(op, op.pad, 2), op.dilation)
-    lowest = number(float("-inf"), dtype) if "float" in dtype else tirx.min_value(dtype)
-    source = padded(emitter, args.x, kind, pads, lowest)
+    source = padded(emitter, args.x, kind, pads, tirx.min_value(dtype))
     ky, kx = emitter.axis(op.kernel[0], "ky"), emitter.axis(op.kernel[1], "kx")
     (sy, sx), (dy, dx) = op.stride, op.dilation
     return te.compute(

@@ -14,6 +14,8 @@ from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir import QuantType, Value
 from plait.ir.ops import quant
 
+_HALF = ("float16", "bfloat16")
+
 
 def parameter_at(emitter: Emitter, kind: QuantType, field: str, i: tuple[Expr, ...], dtype: str) -> Expr:
     """The scale or zero point that belongs to the element at `i` of a quantised tensor."""
@@ -53,7 +55,7 @@ class Dequantised:
     def centred(self, x: Expr, channel: Expr | None = None) -> Expr:
         """An element with the zero point taken off, in the type of the accumulator."""
         if self.kind is None:
-            return x
+            return x if self.accumulator == str(x.ty.dtype) else tirx.Cast(self.accumulator, x)
         wide = tirx.Cast("int32", x)
         if isinstance(self.kind.zero_point, str):
             assert self.emitter is not None
@@ -65,11 +67,12 @@ class Dequantised:
 
 
 def operand(emitter: Emitter, value: Value) -> Dequantised:
-    """How to read an operand of a product: dense as it is, quantised as 32-bit integers."""
+    """How to read an operand of a product: quantised as 32-bit integers, half precision as f32."""
     kind = value.type
     if isinstance(kind, QuantType):
         return Dequantised("int32", kind, emitter)
-    return Dequantised(emitter.dtype(kind))
+    dtype = emitter.dtype(kind)
+    return Dequantised("float32" if dtype in _HALF else dtype)
 
 
 def contraction_finish(
@@ -88,11 +91,21 @@ def contraction_finish(
     result = op.result.type
 
     def biased(i: tuple[Expr, ...], total: Expr) -> Expr:
-        bias = getattr(args, "b", None) if channel is not None else None
-        return total if bias is None else total + bias(i[channel])
+        if channel is None:
+            return total
+        if args.b is None:
+            return total
+        bias, wide = args.b(i[channel]), total.ty.dtype
+        return total + (bias if str(bias.ty.dtype) == str(wide) else tirx.Cast(str(wide), bias))
 
     if not isinstance(x, QuantType):
-        return lambda i, total: activate(biased(i, total), op)
+        dtype = emitter.dtype(result)
+
+        def narrowed(i: tuple[Expr, ...], total: Expr) -> Expr:
+            found = activate(biased(i, total), op)
+            return found if str(found.ty.dtype) == dtype else tirx.Cast(dtype, found)
+
+        return narrowed
 
     def finish(i: tuple[Expr, ...], total: Expr) -> Expr:
         whole = biased(i, total)

@@ -146,7 +146,7 @@ def _log_sum_exp(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     def at_largest(i: Sequence[Expr]) -> Expr:
         found = largest(*(tirx.IntImm("int64", 0) if axis in gone else index for axis, index in enumerate(i)))
         # An infinite largest element is not taken out: inf - inf is no number.
-        finite = tirx.abs(found) < number(float("inf"), dtype)
+        finite = tirx.abs(found) < tirx.max_value(dtype)
         return tirx.Select(finite, found, number(0, dtype))
 
     total = reduce_axes(

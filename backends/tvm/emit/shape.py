@@ -7,7 +7,6 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from plait.backends.tvm.emit.elementwise import convert
 from plait.backends.tvm.emit.expressions import element, number
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir.ops import core
@@ -169,6 +168,3 @@ def _triangle(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         return tirx.Select(kept, args.x(*i), zero)
 
     return te.compute(emitter.shape(kind.shape), at, name="triangle")
-
-
-__all__ = ["convert"]

@@ -16,8 +16,8 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.targets import CpuTarget, Target
-from plait.backends.tvm.shapes import components, dtype_name, to_expression, to_shape
-from plait.ir import Constant, IntLike, Op, QuantType, Type, Value
+from plait.backends.tvm.shapes import components, to_expression
+from plait.ir import Constant, IntLike, Op, Type, Value
 
 
 class Kind(enum.Enum):
@@ -181,7 +181,7 @@ class Emitter:
     def stage(self, suffix: str, *outputs: te.Tensor) -> Any:
         """Close a kernel that computes `outputs`; the tensors that later kernels read in their place."""
         self.finish(suffix, outputs)
-        found = []
+        found: list[te.Tensor] = []
         for tensor in outputs:
             cut = te.placeholder(tensor.shape, tensor.dtype, tensor.op.name)
             self._sources[cut.op] = Source(component=len(found), stage=len(self.stages) - 1)
@@ -243,16 +243,6 @@ def identifier(name: str) -> str:
     return text if text[:1].isalpha() or text[:1] == "_" else f"v{text}"
 
 
-def lane_count(emitter: Emitter) -> int:
-    """f32 lanes of the target's vectors; 1 where the target vectorises by itself."""
-    return emitter.target.lanes if isinstance(emitter.target, CpuTarget) else 1
-
-
-def quantised(type: Type) -> QuantType | None:
-    """The type as a quantised one, or None."""
-    return type if isinstance(type, QuantType) else None
-
-
 __all__ = [
     "EMISSIONS",
     "Arguments",
@@ -262,9 +252,6 @@ __all__ = [
     "Packing",
     "Source",
     "Stage",
-    "dtype_name",
     "emit",
     "identifier",
-    "lane_count",
-    "quantised",
 ]
