@@ -179,7 +179,8 @@ def kernel_table(executable: Any) -> Table:
     for row in executable.kernels:
         data = row.to_dict()
         cells = [
-            data.get(k) for k in ("name", "calls", "registers", "shared_bytes", "spills", "grid", "block")
+            data.get(k)
+            for k in ("name", "calls", "registers", "shared_bytes", "spill_bytes", "grid", "block")
         ]
         table.add_row(*("" if c is None else str(c) for c in cells), ", ".join(f"%{o}" for o in row.ops))
     return table

@@ -48,9 +48,9 @@ class Kernel:
     notes: tuple[str, ...] = ()
 
     @property
-    def spills(self) -> bool:
-        """Whether registers did not suffice."""
-        return bool(self.spill_bytes)
+    def spills(self) -> int:
+        """Bytes of registers spilled; 0 where the registers sufficed, and on a CPU."""
+        return self.spill_bytes or 0
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can hold them."""

@@ -185,7 +185,8 @@ class _Builder:
     def _base_name(self, group: Group) -> str:
         """`conv1_add_relu`: the name of the anchor, then what follows it."""
         lead = group.anchor or next((op for op in group.ops if op.operands), group.ops[0])
-        words = [lead.name]
+        # An op that passes made of several goes by the first: conv1, not the relu whose place it took.
+        words = [lead.loc.origins[0].path if len(lead.loc.origins) > 1 else lead.name]
         for op in group.ops[group.ops.index(lead) :]:
             kind = op.opname.rpartition(".")[2]
             if op is not lead and op.operands:

@@ -7,19 +7,19 @@ from typing import Any
 import torch
 
 from plait.ir.ops import core
-from plait.ir.reference.table import Args, Context, reference
+from plait.ir.reference.table import Context, MixedArgs, reference
 from plait.ir.reference.tensors import torch_dtype
 
 
 @reference(core.Cond)
-def cond(op: core.Cond, args: Args, ctx: Context) -> tuple[Any, ...]:
+def cond(op: core.Cond, args: MixedArgs, ctx: Context) -> tuple[Any, ...]:
     """One of two regions."""
     condition, inputs = args
     return ctx.run(op.then if bool(condition) else op.otherwise, inputs)
 
 
 @reference(core.While)
-def while_(op: core.While, args: Args, ctx: Context) -> tuple[Any, ...]:
+def while_(op: core.While, args: MixedArgs, ctx: Context) -> tuple[Any, ...]:
     """A region as long as another one yields true."""
     (state,) = args
     while bool(ctx.run(op.condition, state)[0]):
@@ -28,7 +28,7 @@ def while_(op: core.While, args: Args, ctx: Context) -> tuple[Any, ...]:
 
 
 @reference(core.Scan)
-def scan(op: core.Scan, args: Args, ctx: Context) -> tuple[Any, ...]:
+def scan(op: core.Scan, args: MixedArgs, ctx: Context) -> tuple[Any, ...]:
     """A region on each slice of the sequences, with state."""
     (inputs,) = args
     split = len(inputs) - op.carries

@@ -26,7 +26,8 @@ def matmul(op: linalg.Matmul, args: Args, ctx: Context) -> torch.Tensor:
 def cholesky(op: linalg.Cholesky, args: Args, ctx: Context) -> torch.Tensor:
     """Lower factor; only the lower triangle of the operand is read."""
     (x,) = args
-    return torch.linalg.cholesky(widened(x)).to(x.dtype)
+    factor: torch.Tensor = torch.linalg.cholesky(widened(x))
+    return factor.to(x.dtype)
 
 
 @reference(linalg.TriangularSolve)
@@ -35,7 +36,8 @@ def triangular_solve(op: linalg.TriangularSolve, args: Args, ctx: Context) -> to
     matrix, right = args
     matrix = matrix.mT if op.transposed else matrix
     upper = op.lower == op.transposed
-    return torch.linalg.solve_triangular(widened(matrix), widened(right), upper=upper).to(right.dtype)
+    solution: torch.Tensor = torch.linalg.solve_triangular(widened(matrix), widened(right), upper=upper)
+    return solution.to(right.dtype)
 
 
 @reference(linalg.Eigh)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from plait.ir.ops import message
-from plait.ir.reference.table import Args, Context, reference
+from plait.ir.reference.table import Context, MixedArgs, reference
 from plait.ir.reference.tensors import EdgeList
 
 SCATTER = {"max": "amax", "min": "amin"}
@@ -32,21 +32,23 @@ def nodes_of(
 
 
 @reference(message.FromEdges)
-def from_edges(op: message.FromEdges, args: Args, ctx: Context) -> EdgeList:
+def from_edges(op: message.FromEdges, args: MixedArgs, ctx: Context) -> EdgeList:
     """Rows 0 and 1 of the edge index."""
     (index,) = args
     return EdgeList(index[0], index[1])
 
 
 @reference(message.Gather)
-def gather(op: message.Gather, args: Args, ctx: Context) -> torch.Tensor:
+def gather(op: message.Gather, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Node rows at one end of each edge."""
+    graph: EdgeList
+    x: torch.Tensor
     graph, x = args
     return x.index_select(0, graph.src if op.side == "src" else graph.dst)
 
 
 @reference(message.Aggregate)
-def aggregate(op: message.Aggregate, args: Args, ctx: Context) -> torch.Tensor:
+def aggregate(op: message.Aggregate, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Weighted source rows reduced at the destinations."""
     graph, x, weight = args
     rows = x.index_select(0, graph.src)
@@ -56,15 +58,17 @@ def aggregate(op: message.Aggregate, args: Args, ctx: Context) -> torch.Tensor:
 
 
 @reference(message.SegmentReduce)
-def segment_reduce(op: message.SegmentReduce, args: Args, ctx: Context) -> torch.Tensor:
+def segment_reduce(op: message.SegmentReduce, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Edge rows reduced at the destinations."""
     graph, x = args
     return segments(x, graph.dst.to(torch.int64), nodes_of(op, ctx), op.reduce)
 
 
 @reference(message.EdgeSoftmax)
-def edge_softmax(op: message.EdgeSoftmax, args: Args, ctx: Context) -> torch.Tensor:
+def edge_softmax(op: message.EdgeSoftmax, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Softmax within the edges of each node, with the largest score taken out first."""
+    graph: EdgeList
+    score: torch.Tensor
     graph, score = args
     groups = (graph.dst if op.group == "dst" else graph.src).to(torch.int64)
     count = nodes_of(op, ctx)
@@ -74,7 +78,7 @@ def edge_softmax(op: message.EdgeSoftmax, args: Args, ctx: Context) -> torch.Ten
 
 
 @reference(message.Degree)
-def degree(op: message.Degree, args: Args, ctx: Context) -> torch.Tensor:
+def degree(op: message.Degree, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Edges at each node."""
     (graph,) = args
     ends = graph.src if op.side == "src" else graph.dst

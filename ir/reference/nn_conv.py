@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from plait.ir.ops import nn
 from plait.ir.reference.quantised import contract
-from plait.ir.reference.table import Args, Context, reference
+from plait.ir.reference.table import Context, MixedArgs, reference
 
 CONVOLUTION: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -28,7 +28,7 @@ def pad_axes(
 
 
 @reference(nn.Conv1d, nn.Conv2d, nn.Conv3d)
-def convolution(op: nn.Conv1d | nn.Conv2d | nn.Conv3d, args: Args, ctx: Context) -> torch.Tensor:
+def convolution(op: nn.Conv1d | nn.Conv2d | nn.Conv3d, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Convolution; uneven pads are added first.  A pad of a quantised operand is its zero point."""
     before, after = split_pads(op.pad, op.spatial)
     function = CONVOLUTION[op.spatial]
@@ -44,7 +44,7 @@ def convolution(op: nn.Conv1d | nn.Conv2d | nn.Conv3d, args: Args, ctx: Context)
 
 
 @reference(nn.ConvTranspose2d)
-def conv_transpose2d(op: nn.ConvTranspose2d, args: Args, ctx: Context) -> torch.Tensor:
+def conv_transpose2d(op: nn.ConvTranspose2d, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """The whole result of the transposed convolution, from which pads are cropped."""
     before, after = split_pads(op.pad, 2)
     crop = tuple(-side for side in before)

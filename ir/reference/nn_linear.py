@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from plait.ir.ops import nn
 from plait.ir.reference.quantised import contract
-from plait.ir.reference.table import Args, Context, reference
+from plait.ir.reference.table import Context, MixedArgs, reference
 
 
 @reference(nn.Linear)
-def linear(op: nn.Linear, args: Args, ctx: Context) -> torch.Tensor:
+def linear(op: nn.Linear, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """x @ w.T with bias and activation."""
     x, w, b = args
     types = (op.x.shaped, op.w.shaped)
@@ -21,7 +21,7 @@ def linear(op: nn.Linear, args: Args, ctx: Context) -> torch.Tensor:
 
 
 @reference(nn.Attention)
-def attention(op: nn.Attention, args: Args, ctx: Context) -> torch.Tensor:
+def attention(op: nn.Attention, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Scaled dot-product attention; `causal` lets query i see keys 0..i."""
     q, k, v, mask = args
     lead = q.shape[:-2]
@@ -35,7 +35,7 @@ def attention(op: nn.Attention, args: Args, ctx: Context) -> torch.Tensor:
 
 
 @reference(nn.Embedding)
-def embedding(op: nn.Embedding, args: Args, ctx: Context) -> torch.Tensor:
+def embedding(op: nn.Embedding, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Rows of a table."""
     indices, table = args
     return F.embedding(indices, table)

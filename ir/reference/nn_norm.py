@@ -6,25 +6,25 @@ import torch
 import torch.nn.functional as F
 
 from plait.ir.ops import nn
-from plait.ir.reference.table import Args, Context, reference
+from plait.ir.reference.table import Context, MixedArgs, reference
 
 
 @reference(nn.BatchNorm)
-def batch_norm(op: nn.BatchNorm, args: Args, ctx: Context) -> torch.Tensor:
+def batch_norm(op: nn.BatchNorm, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """With stored statistics."""
     x, mean, variance, scale, bias = args
     return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=op.epsilon)
 
 
 @reference(nn.LayerNorm)
-def layer_norm(op: nn.LayerNorm, args: Args, ctx: Context) -> torch.Tensor:
+def layer_norm(op: nn.LayerNorm, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Over the last axes."""
     x, scale, bias = args
     return F.layer_norm(x, x.shape[-op.axes :], scale, bias, op.epsilon)
 
 
 @reference(nn.RmsNorm)
-def rms_norm(op: nn.RmsNorm, args: Args, ctx: Context) -> torch.Tensor:
+def rms_norm(op: nn.RmsNorm, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """By the root of the mean square of the last axis."""
     x, scale = args
     return F.rms_norm(x, x.shape[-1:], scale, op.epsilon)
@@ -44,20 +44,20 @@ def by_groups(
 
 
 @reference(nn.GroupNorm)
-def group_norm(op: nn.GroupNorm, args: Args, ctx: Context) -> torch.Tensor:
+def group_norm(op: nn.GroupNorm, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Over groups of channels."""
     x, scale, bias = args
     return by_groups(x, op.groups, scale, bias, op.epsilon)
 
 
 @reference(nn.InstanceNorm)
-def instance_norm(op: nn.InstanceNorm, args: Args, ctx: Context) -> torch.Tensor:
+def instance_norm(op: nn.InstanceNorm, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Over each channel."""
     x, scale, bias = args
     return by_groups(x, x.shape[1], scale, bias, op.epsilon)
 
 
 @reference(nn.LocalResponseNorm)
-def local_response_norm(op: nn.LocalResponseNorm, args: Args, ctx: Context) -> torch.Tensor:
+def local_response_norm(op: nn.LocalResponseNorm, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Over neighbouring channels."""
     return F.local_response_norm(args[0], op.size, op.alpha, op.beta, op.k)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from plait.ir.errors import InputError
 from plait.ir.ops import core
-from plait.ir.reference.table import Args, Context, reference
+from plait.ir.reference.table import Args, Context, MixedArgs, reference
 from plait.ir.reference.tensors import convert, torch_dtype
 
 
@@ -53,7 +53,7 @@ def transpose(op: core.Transpose, args: Args, ctx: Context) -> torch.Tensor:
 
 
 @reference(core.Concat)
-def concat(op: core.Concat, args: Args, ctx: Context) -> torch.Tensor:
+def concat(op: core.Concat, args: MixedArgs, ctx: Context) -> torch.Tensor:
     """Joined tensors."""
     return torch.cat(args[0], dim=op.axis)
 

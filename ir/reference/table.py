@@ -22,7 +22,10 @@ from plait.ir.op import Op
 from plait.ir.region import Region
 from plait.ir.types import ShapedType
 
-Args = tuple[Any, ...]
+#: Arguments of ops whose operands are tensors that are always there.
+Args = tuple[torch.Tensor, ...]
+#: Arguments of ops with optional, variadic or graph operands.
+MixedArgs = tuple[Any, ...]
 
 
 class Context(Protocol):
@@ -43,7 +46,7 @@ class Context(Protocol):
         """The results of a region on these arguments."""
 
 
-Reference = Callable[[Any, Args, Context], Any]
+Reference = Callable[[Any, Any, Context], Any]
 F = TypeVar("F", bound=Reference)
 
 REFERENCES: dict[type[Op], Reference] = {}

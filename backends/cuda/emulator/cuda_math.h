@@ -1,6 +1,12 @@
 // Vector types, integer and floating point intrinsics of CUDA C.
 #pragma once
 
+// ---- what math_constants.h defines and generated code uses -----------------------------
+#define CUDART_INF_F __builtin_huge_valf()
+#define CUDART_NAN_F __builtin_nanf("")
+#define CUDART_INF __builtin_huge_val()
+#define CUDART_NAN __builtin_nan("")
+
 // ---- vector types: 2- and 4-vectors are aligned to their size (16 bytes at most) ------
 #define CUDA_EMULATION_VECTORS(T, name)                                                              \
   struct alignas(sizeof(T)) name##1 {                                                                \

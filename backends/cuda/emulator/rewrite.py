@@ -18,7 +18,7 @@ from plait.ir.errors import CompileError
 
 _CUDA_INCLUDE = re.compile(
     r"^[ \t]*#[ \t]*include[ \t]*[<\"]"
-    r"(?:cuda[^>\"]*|mma\.h|sm_\d+_\w+\.h|cooperative_groups[^>\"]*|device_\w+\.h)[>\"]",
+    r"(?:cuda[^>\"]*|math_constants\.h|mma\.h|sm_\d+_\w+\.h|cooperative_groups[^>\"]*|device_\w+\.h)[>\"]",
     re.M,
 )
 _WAITS = re.compile(

@@ -337,3 +337,19 @@ def test_plain_kernels_run_at_the_speed_of_a_loop():
     plain = best(lambda: loop.launch("loop", (1, 1, 1), (1, 1, 1), [0.5, x, y, size]))
     grid = best(lambda: module.launch("saxpy", (size // 256, 1, 1), (256, 1, 1), [0.5, x, y, size]))
     assert grid < 10 * plain
+
+
+def test_infinities_of_math_constants() -> None:
+    source = """
+#include <math_constants.h>
+extern "C" __global__ void fill(float* out) {
+  out[0] = CUDART_INF_F;
+  out[1] = -CUDART_INF_F;
+  out[2] = CUDART_NAN_F;
+}
+"""
+    out = np.zeros(3, np.float32)
+    EmulatedModule(source).launch("fill", (1, 1, 1), (1, 1, 1), [out])
+    assert out[0] == np.inf
+    assert out[1] == -np.inf
+    assert np.isnan(out[2])
