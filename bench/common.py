@@ -54,5 +54,9 @@ def write_results(path: Path, name: str, results: dict[str, Any]) -> None:
         "versions": versions(),
         **results,
     }
+    text = json.dumps({key: value for key, value in record.items() if key != "rows"}, indent=2)
+    if "rows" in record:  # one line a row, so that a change of one figure is a change of one line
+        rows = ",\n".join(f"    {json.dumps(row)}" for row in record["rows"])
+        text = f'{text[:-2]},\n  "rows": [\n{rows}\n  ]\n}}'
     with write_atomically(path) as stream:
-        stream.write((json.dumps(record, indent=2) + "\n").encode())
+        stream.write((text + "\n").encode())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import statistics
 import tempfile
 import time
 import warnings
@@ -67,6 +68,19 @@ def export_onnx(chosen: Example, model: Any, seed: int, folder: Path) -> Path:
     return path
 
 
+def race(executable: Any, model: Any, inputs: dict[str, Any], repeats: int = 7) -> tuple[float, float]:
+    """Median ms of the executable and of eager torch on as many threads, taken in turns after a warm-up."""
+    import torch
+
+    torch.set_num_threads(executable.threads)
+    times: tuple[list[float], list[float]] = ([], [])
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            times[0].append(timed(lambda: executable(**inputs))[1])
+            times[1].append(timed(lambda: model(**inputs))[1])
+    return tuple(1e3 * statistics.median(t[1:]) for t in times)  # type: ignore[return-value]  # two lists
+
+
 def timed(run: Any) -> tuple[Any, float]:
     """A result and its wall time in seconds."""
     start = time.perf_counter()
@@ -112,7 +126,8 @@ def measure(name: str, seed: int, show: bool, onnx: bool) -> dict[str, Any]:
 
     cpu, row["cpu_compile_s"] = timed(lambda: plait.compile(graph, target="cpu"))
     row["cpu_error"] = max(worst_error(cpu(**inputs), expected[b]) for b, inputs in batches.items())
-    row["cpu_ms_batch1"] = 1e3 * sorted(timed(lambda: cpu(**batches[1]))[1] for _ in range(5))[2]
+    row["threads"] = cpu.threads
+    row["cpu_ms_batch1"], row["torch_ms_batch1"] = race(cpu, model, batches[1])
 
     if onnx:
         with tempfile.TemporaryDirectory() as folder:
@@ -170,7 +185,7 @@ def one_line(row: dict[str, Any]) -> str:
             f"{row['model']}: {row['ops']} ops, {row['ops_optimised']} after passes",
             f"error/tolerance interpreter {row['interpreter_error']:.3f} cpu {row['cpu_error']:.3f} "
             f"onnx {row.get('onnx_error', float('nan')):.3f}",
-            f"cpu {row['cpu_ms_batch1']:.0f} ms at batch 1",
+            f"cpu {row['cpu_ms_batch1']:.0f} ms at batch 1 (torch eager {row['torch_ms_batch1']:.0f} ms)",
             f"a100 {row['a100_kernels']} kernels, {row['a100_unmapped_kernels']} unmapped, "
             f"{row['a100_spilling_kernels']} spilling",
             f"predicted {row['predict_b8']['latency_ms']:.3g} ms at batch 8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Mapping
@@ -51,7 +52,14 @@ def parse(
     """
     import plait.ir.ops  # noqa: F401  # registers the op families
 
-    graph = _Parser(text, file, constants or {}).module()
+    # All objects made here stay alive: collecting among them would only make the time grow with the square.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        graph = _Parser(text, file, constants or {}).module()
+    finally:
+        if collecting:
+            gc.enable()
     if verify:
         graph.verify()
     return graph
