@@ -140,6 +140,8 @@ class MigChoice:
     """The smallest profile that fits, or None with the reason why none does.
 
     Args:
+        profile: its name, such as "2g.10gb".
+        slice: its record: SMs, memory, copy engines.
         next_smaller: the profile just below the choice, None when the choice is the smallest.
         next_smaller_fails_because: what refuses it, None likewise.
         usable_mb: usable memory of the choice, MiB.
@@ -148,9 +150,10 @@ class MigChoice:
         margin: share of the usable memory that is kept free.
     """
 
-    profile: Profile | None
+    profile: str | None
+    slice: Profile | None
     reason: str
-    next_smaller: Profile | None
+    next_smaller: str | None
     next_smaller_fails_because: str | None
     usable_mb: int | None
     latency_ms: float | None
@@ -159,9 +162,9 @@ class MigChoice:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "profile": None if self.profile is None else self.profile.name,
+            "profile": self.profile,
             "reason": self.reason,
-            "next_smaller": None if self.next_smaller is None else self.next_smaller.name,
+            "next_smaller": self.next_smaller,
             "next_smaller_fails_because": self.next_smaller_fails_because,
             "usable_mb": self.usable_mb,
             "latency_ms": self.latency_ms,
@@ -220,16 +223,17 @@ def choose_profile(
     if position is None:
         largest = weighed[-1]
         reason = f"no profile of {chosen.name} fits: {largest.profile} fails because {largest.refusal}"
-        return MigChoice(None, reason, None, None, None, None, tuple(weighed), margin)
+        return MigChoice(None, None, reason, None, None, None, None, tuple(weighed), margin)
     best = weighed[position]
     below = weighed[position - 1] if position else None
     reason = f"{best.needed_mb:,.0f} MiB <= {best.profile.usable_mb:,} MiB usable less {margin:.0%} margin"
     if latency_target_ms is not None and best.latency_ms is not None:
         reason += f" and {best.latency_ms:.3g} ms <= {latency_target_ms:g} ms"
     return MigChoice(
-        profile=best.profile,
+        profile=best.profile.name,
+        slice=best.profile,
         reason=reason,
-        next_smaller=None if below is None else below.profile,
+        next_smaller=None if below is None else below.profile.name,
         next_smaller_fails_because=None if below is None else below.refusal,
         usable_mb=best.profile.usable_mb,
         latency_ms=best.latency_ms,

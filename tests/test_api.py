@@ -99,7 +99,7 @@ def test_compile_a100_gives_sources_and_resources(graph: plait.Graph, model: nn.
 def test_predict(graph: plait.Graph) -> None:
     prediction = plait.predict(graph, dims={"B": 8})
     assert prediction.basis == "roofline"
-    assert prediction.mig.profile.name == "1g.5gb"
+    assert prediction.mig.profile == "1g.5gb"
     assert prediction.latency_ms > 0
     larger = plait.predict(graph, dims={"B": 16})
     assert larger.memory_mb >= prediction.memory_mb

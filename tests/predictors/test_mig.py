@@ -60,14 +60,14 @@ def test_the_largest_slice_is_not_the_whole_gpu() -> None:
 def test_thresholds_are_inclusive_and_those_of_usable_memory(memory_mb: float, expected: str) -> None:
     choice = choose_profile(SMALL, memory_mb, margin=0.0)
     assert choice.profile is not None
-    assert choice.profile.name == expected
+    assert choice.profile == expected
 
 
 def test_margin_moves_the_threshold() -> None:
     def chosen(memory_mb: float) -> str:
         found = choose_profile(SMALL, memory_mb, margin=0.25).profile
         assert found is not None
-        return found.name
+        return found
 
     assert chosen(4864 * 0.75) == "1g.5gb"
     assert chosen(4864 * 0.75 + 0.01) == "1g.10gb"
@@ -84,10 +84,10 @@ def test_nothing_fits() -> None:
 def test_latency_target_rules_out_small_slices() -> None:
     choice = choose_profile(SMALL, 100.0, latency_ms_on=lambda p: 140.0 / p.sm_count, latency_target_ms=3.5)
     assert choice.profile is not None
-    assert choice.profile.name == "3g.20gb"
+    assert choice.profile == "3g.20gb"
     assert choice.latency_ms == 140.0 / 42
     assert choice.next_smaller is not None
-    assert choice.next_smaller.name == "2g.10gb"
+    assert choice.next_smaller == "2g.10gb"
     assert choice.next_smaller_fails_because == "5 ms > 3.5 ms"
     assert "2g.10gb: 5 ms > 3.5 ms" in str(choice)
 
@@ -101,7 +101,7 @@ def test_latency_target_that_no_slice_meets() -> None:
 def test_smallest_profile_has_no_smaller_one() -> None:
     choice = choose_profile(SMALL, 412.0)
     assert choice.profile is not None
-    assert (choice.profile.name, choice.next_smaller, choice.next_smaller_fails_because) == (
+    assert (choice.profile, choice.next_smaller, choice.next_smaller_fails_because) == (
         "1g.5gb",
         None,
         None,
@@ -116,17 +116,17 @@ def test_memory_may_depend_on_the_profile() -> None:
     choice = choose_profile(SMALL, needed, margin=0.0)
     assert [c.needed_mb for c in choice.alternatives] == [4000.0 + 40.0 * n for n in (14, 14, 28, 42, 56, 98)]
     assert choice.profile is not None
-    assert choice.profile.name == "1g.5gb"
+    assert choice.profile == "1g.5gb"
 
 
 def test_media_engines_are_offered_only_on_request() -> None:
     assert not any(p.media_engines for p in profiles(SMALL))
     choice = choose_profile(SMALL, 100.0, media_engines=True)
     assert choice.profile is not None
-    assert choice.profile.name == "1g.5gb+me"
+    assert choice.profile == "1g.5gb+me"
     larger = choose_profile(SMALL, 9000.0, media_engines=True)
     assert larger.profile is not None
-    assert larger.profile.name == "7g.40gb"
+    assert larger.profile == "7g.40gb"
 
 
 def test_senseless_arguments() -> None:
