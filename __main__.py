@@ -80,7 +80,7 @@ def _dynamic(entries: list[str] | None) -> dict[str, dict[int, Any]] | None:
         ):
             raise api.InputError(
                 f"--dynamic {entry} is not understood",
-                todo="write INPUT:AXIS=NAME or INPUT:AXIS=NAME:LOW..HIGH",
+                remedy="write INPUT:AXIS=NAME or INPUT:AXIS=NAME:LOW..HIGH",
             )
         found.setdefault(parameter, {})[int(axis)] = (symbol, int(low), int(high)) if span else symbol
     return found
@@ -93,7 +93,7 @@ def dim_values(entries: list[str] | None) -> dict[str, int]:
         name, equals, size = entry.partition("=")
         if not equals or not size.isdigit():
             raise api.InputError(
-                f"--dim {entry} is not understood", todo="write --dim NAME=SIZE, for instance B=8"
+                f"--dim {entry} is not understood", remedy="write --dim NAME=SIZE, for instance B=8"
             )
         found[name] = int(size)
     return found
@@ -151,15 +151,15 @@ def read_inputs(
             raise api.InputError(
                 f"--input {entry} is not understood",
                 why=f"the inputs are {', '.join(names)}",
-                todo="write NAME=FILE.npy",
+                remedy="write NAME=FILE.npy",
             )
         if not Path(path).is_file():
-            raise api.InputError(f"input file {path} does not exist", todo="check the path")
+            raise api.InputError(f"input file {path} does not exist", remedy="check the path")
         try:
             given[name] = np.load(path, allow_pickle=False)
         except (ValueError, EOFError, OSError) as problem:
             raise api.InputError(
-                f"cannot read {path}", why=str(problem), todo="write it with numpy.save"
+                f"cannot read {path}", why=str(problem), remedy="write it with numpy.save"
             ) from None
     if len(given) == len(names):
         return given
@@ -195,7 +195,7 @@ def write_sources(executable: Any, folder: Path) -> None:
         if not kernel.source:
             raise api.InputError(
                 f"target {executable.target.name} has no kernel text",
-                todo="leave out --sources, or compile for a100",
+                remedy="leave out --sources, or compile for a100",
             )
         with write_atomically(folder / f"{kernel.name}.cu") as stream:
             stream.write(kernel.source.encode())
@@ -383,7 +383,7 @@ def run_command(
             row["max_abs_error"] = float(np.max(np.abs(result - expected.detach().numpy()), initial=0.0))
     if output is not None:
         with write_atomically(output) as stream:
-            savez: Any = np.savez  # its stub takes named arrays for flags
+            savez: Any = np.savez  # numpy's types take named arrays for flags
             savez(stream, **dict(zip(names, results)))
     if as_json:
         emit_json({"target": target, "results": report})

@@ -92,7 +92,7 @@ def lower(
     raise LoweringError(
         f"cannot lower a {type(source).__module__}.{type(source).__qualname__}",
         why="the sources are torch modules and exported programs, ONNX models, .plait files and IR text",
-        todo="export the model to ONNX, or pass the torch module with example inputs",
+        remedy="export the model to ONNX, or pass the torch module with example inputs",
     )
 
 
@@ -118,7 +118,7 @@ def _lower_text_or_path(source: str | Path, inputs: Any, options: dict[str, Any]
         raise InputError(
             f"there is no file '{text}' and no example of that name{did_you_mean(text, examples())}",
             why="a source is a .onnx, .pt2 or .plait file, IR text, or the name of an example",
-            todo=f"check the path; examples: {', '.join(sorted(examples()))}",
+            remedy=f"check the path; examples: {', '.join(sorted(examples()))}",
         )
     chosen = example(text)
     from plait.frontends.pytorch import lower_torch

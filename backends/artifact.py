@@ -108,7 +108,7 @@ def load_executable(path: str | Path) -> Executable:
 
 
 def _damaged(path: str | Path, why: str) -> InputError:
-    return InputError(f"{path} is damaged", why=why, todo="write it again with executable.save()")
+    return InputError(f"{path} is damaged", why=why, remedy="write it again with executable.save()")
 
 
 def _open(content: bytes, path: str | Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -117,14 +117,14 @@ def _open(content: bytes, path: str | Path) -> tuple[dict[str, Any], dict[str, b
         raise InputError(
             f"{path} is no plait executable",
             why="it is no zip file",
-            todo="pass a file that executable.save() wrote",
+            remedy="pass a file that executable.save() wrote",
         )
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
             if "manifest.json" not in names:
                 hint = "it holds a graph: use plait.load()" if "graph.plait" in names else "pass another file"
-                raise InputError(f"{path} is no plait executable", why="it has no manifest.json", todo=hint)
+                raise InputError(f"{path} is no plait executable", why="it has no manifest.json", remedy=hint)
             manifest = json.loads(archive.read("manifest.json"))
             if not isinstance(manifest, dict) or manifest.get("magic") != _MAGIC:
                 raise InputError(f"{path} is no plait executable", why="its manifest is of another program")
@@ -132,7 +132,7 @@ def _open(content: bytes, path: str | Path) -> tuple[dict[str, Any], dict[str, b
                 raise InputError(
                     f"{path} was written by a newer plait",
                     why=f"its format is {manifest['format']} and this plait reads up to {FORMAT}",
-                    todo="upgrade plait, or save it again with this one",
+                    remedy="upgrade plait, or save it again with this one",
                 )
             entries = {name: archive.read(name) for name in names if name != "manifest.json"}
     except (zipfile.BadZipFile, json.JSONDecodeError, EOFError, OSError) as problem:
@@ -157,7 +157,7 @@ def _target(manifest: dict[str, Any], path: str | Path) -> Target:
             f"{path} was compiled for {target.processor} ({manifest.get('machine')}, "
             f"{target.vector_bits}-bit vectors)",
             why=f"this is a {here.processor} ({platform.machine()}, {here.vector_bits}-bit vectors)",
-            todo="compile its graph here: plait.compile(path)",
+            remedy="compile its graph here: plait.compile(path)",
         )
     return target
 
@@ -202,7 +202,7 @@ def _library(module: Any) -> bytes:
             raise CompileError(
                 "the executable cannot be linked",
                 why=str(error).strip().partition("\n")[0][:300],
-                todo="install a C++ compiler (g++), which links shared libraries",
+                remedy="install a C++ compiler (g++), which links shared libraries",
             ) from error
         return path.read_bytes()
 
@@ -227,5 +227,5 @@ class StoredLibrary:
                 raise InputError(
                     "the library inside the executable cannot be loaded",
                     why=str(error).strip().partition("\n")[0][:300],
-                    todo="compile the graph again on this machine",
+                    remedy="compile the graph again on this machine",
                 ) from error

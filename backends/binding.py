@@ -52,7 +52,7 @@ def bind_arguments(graph: Graph, args: Sequence[Any], named: Mapping[str, Any]) 
                 f"no input shows the value of dim {name}",
                 where=f"call of @{graph.name}",
                 why=f"it takes {signature(graph)}",
-                todo=f"compile with dims={{'{name}': ...}}",
+                remedy=f"compile with dims={{'{name}': ...}}",
             )
         dims.setdefault(name, allowed.low)
     return Bound(arrays, dims, uses_torch)
@@ -73,7 +73,9 @@ def _by_name(graph: Graph, args: Sequence[Any], named: Mapping[str, Any]) -> dic
     wanted = f"it takes {len(names)} input{'s' * (len(names) != 1)}: {signature(graph)}"
     where = f"call of @{graph.name}"
     if len(args) > len(names):
-        raise InputError(f"{len(args)} inputs were given", where=where, why=wanted, todo="leave out the rest")
+        raise InputError(
+            f"{len(args)} inputs were given", where=where, why=wanted, remedy="leave out the rest"
+        )
     given = dict(zip(names, args))
     for name, argument in named.items():
         if name not in names:
@@ -90,7 +92,7 @@ def _by_name(graph: Graph, args: Sequence[Any], named: Mapping[str, Any]) -> dic
             f"input{'s' * (len(missing) > 1)} {listed} missing",
             where=where,
             why=wanted,
-            todo="pass them by place or name",
+            remedy="pass them by place or name",
         )
     return given
 
@@ -126,14 +128,14 @@ def _check_array(value: Value, argument: Any, expected: np.dtype) -> None:
             f"{_described(argument)} was given",
             where=where,
             why=f"its type is {value.type}, so a numpy array or torch tensor is wanted",
-            todo="wrap it with numpy.asarray or torch.as_tensor",
+            remedy="wrap it with numpy.asarray or torch.as_tensor",
         )
     if _is_torch(argument) and argument.device.type != "cpu":
         raise InputError(
             f"the tensor is on {argument.device}",
             where=where,
             why="inputs are read from the host",
-            todo="call .cpu()",
+            remedy="call .cpu()",
         )
     actual = str(argument.dtype).removeprefix("torch.")
     if actual != expected.name:
@@ -141,7 +143,7 @@ def _check_array(value: Value, argument: Any, expected: np.dtype) -> None:
             f"{_described(argument)} was given",
             where=where,
             why=f"its type is {value.type}, whose elements are {expected.name}",
-            todo=f"convert it to {expected.name}",
+            remedy=f"convert it to {expected.name}",
         )
 
 
@@ -161,7 +163,7 @@ def _bind_graph(value: Value, argument: Any) -> tuple[list[Any], list[SizeFact]]
             f"{_described(argument)} was given",
             where=where,
             why=f"its type is {value.type}",
-            todo="pass (src, dst), two vectors of one length, or an edge index [2, E]",
+            remedy="pass (src, dst), two vectors of one length, or an edge index [2, E]",
         )
     for part in parts:
         _check_array(value, part, kind.index.numpy)

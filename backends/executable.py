@@ -103,14 +103,14 @@ class Executable:
                 "there is nothing to emulate",
                 where=f"@{self.graph.name}",
                 why="it was compiled for a CPU",
-                todo="call it",
+                remedy="call it",
             )
         from plait.backends.tvm.emulation import Emulation
 
         bound = bind_arguments(self.graph, args, named)
         with self._lock:
             if self._emulated is None:
-                self._emulated = Emulation(self.graph, self.target)
+                self._emulated = Emulation(self.graph, self.target, self.cuda_source)
             arrays = finish_rows(bound.arrays, self.graph, bound.dims)
             results = self._emulated.run(arrays, bound.dims, lane_order)
         return _unpacked([from_tensor(r, as_torch=bound.torch_results) for r in results])
@@ -124,7 +124,7 @@ class Executable:
             raise InputError(
                 f"@{self.graph.name} was compiled for {self.target.name}, and there is no GPU here",
                 why="its kernels are machine code of an NVIDIA device",
-                todo="call .emulate(...) to run the CUDA text on the host, or compile for target='cpu'",
+                remedy="call .emulate(...) to run the CUDA text on the host, or compile for target='cpu'",
             )
 
     def _start(self) -> None:
@@ -167,7 +167,7 @@ class Executable:
     @threads.setter
     def threads(self, count: int) -> None:
         if count < 1:
-            raise InputError(f"threads={count} is below 1", todo="give 1 or more")
+            raise InputError(f"threads={count} is below 1", remedy="give 1 or more")
         self._threads = count
 
     # -- looking --------------------------------------------------------------------

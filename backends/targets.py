@@ -124,10 +124,10 @@ def resolve_target(target: str | Target, *, threads: int | None = None) -> Targe
         raise CompileError(
             f"no target '{target}'{did_you_mean(str(target), TARGETS)}",
             why=f"the targets are {', '.join(TARGETS)}",
-            todo="pass one of them, or a plait.backends.targets.Target",
+            remedy="pass one of them, or a plait.backends.targets.Target",
         )
     if threads is None:
         return found
     if threads < 1:
-        raise CompileError(f"threads={threads} is below 1", todo="give 1 or more, or leave it out for all")
+        raise CompileError(f"threads={threads} is below 1", remedy="give 1 or more, or leave it out for all")
     return replace(found, threads=threads) if isinstance(found, CpuTarget) else found

@@ -60,7 +60,7 @@ def load(path: str | Path) -> Graph:
         raise InputError(
             f"{path} is no complete plait archive",
             why=f"reading it ended with: {problem}",
-            todo="write it again with graph.save()",
+            remedy="write it again with graph.save()",
         ) from None
     return parse_with(decode(text, path), f"{path}:{TEXT}", constants)
 
@@ -82,7 +82,7 @@ def decode(content: bytes, path: str | Path) -> str:
         raise InputError(
             f"{path} is neither IR text nor a plait archive",
             why="it is binary and does not start like a zip file",
-            todo="pass a .plait file, or lower the model first",
+            remedy="pass a .plait file, or lower the model first",
         ) from None
 
 
@@ -99,7 +99,7 @@ def parse_with(text: str, file: str, packed: bytes | None) -> Graph:
                 f"data of constant @{name} does not fit its hash",
                 where=file,
                 why=f"the text says {constant.content_hash}, the data gives {hash_content(constant.data)}",
-                todo="the file is damaged, or text and constants come from different saves: save again",
+                remedy="the file is damaged, or text and constants come from different saves: save again",
             )
     return graph
 
@@ -115,13 +115,13 @@ def unpack_constants(graph: Graph, packed: bytes, file: str) -> dict[str, np.nda
         stored = safetensors.numpy.load(packed)
     except (safetensors.SafetensorError, ValueError) as problem:
         raise InputError(
-            f"the constants of {file} cannot be read", why=str(problem), todo="save the graph again"
+            f"the constants of {file} cannot be read", why=str(problem), remedy="save the graph again"
         ) from None
     found = {}
     for name, constant in graph.constants.items():
         if name not in stored:
             raise InputError(
-                f"constant @{name} is missing from the constants of {file}", todo="save the graph again"
+                f"constant @{name} is missing from the constants of {file}", remedy="save the graph again"
             )
         wanted = constant.shaped.dtype.numpy
         array = stored[name]

@@ -20,7 +20,7 @@ def check_dims(graph: Graph, values: Mapping[str, int]) -> None:
             raise InputError(
                 f"graph @{graph.name} has no dim {name}{did_you_mean(name, graph.dims)}",
                 why=f"its dims are {', '.join(graph.dims) or 'all fixed'}",
-                todo="print the graph to see its dims",
+                remedy="print the graph to see its dims",
             )
         allowed = graph.dims[name]
         if given < allowed.low or (allowed.high is not None and given > allowed.high):
@@ -47,7 +47,7 @@ def default_dims(
         raise InputError(
             f"dim {', '.join(missing)} of graph @{graph.name} has no value",
             why="the figure depends on it" + (" and it has no upper bound" if upper else ""),
-            todo=f"give dims={{{example}}}, or --dim {missing[0]}=8 on the command line",
+            remedy=f"give dims={{{example}}}, or --dim {missing[0]}=8 on the command line",
         )
     return found
 

@@ -62,7 +62,7 @@ class Dim:
             raise InputError(
                 f"'{name}' is no dim name",
                 why="a dim name is a letter or underscore followed by letters, digits or underscores",
-                todo="rename the dim, for instance 'B' or 'seq_len'",
+                remedy="rename the dim, for instance 'B' or 'seq_len'",
             )
         return _symbol(name)
 
@@ -168,7 +168,7 @@ class Dim:
         raise InputError(
             f"dim {self} has no fixed value",
             why="it is symbolic",
-            todo="give a value, for instance dims={'B': 8}",
+            remedy="give a value, for instance dims={'B': 8}",
         )
 
     def __str__(self) -> str:
@@ -221,7 +221,7 @@ def floor_div(left: IntLike, right: IntLike) -> IntLike:
     """`left // right`; divides exactly where every coefficient allows it."""
     if isinstance(left, int) and isinstance(right, int):
         if right == 0:
-            raise InputError("division of a dim by zero", why=f"{left} // 0", todo="check the strides")
+            raise InputError("division of a dim by zero", why=f"{left} // 0", remedy="check the strides")
         return left // right
     if right == 1:
         return left
@@ -299,7 +299,7 @@ def _evaluate_atom(atom: Atom, environment: Mapping[str, int]) -> int:
             raise InputError(
                 f"dim {atom.name} has no value",
                 why=f"values were given for {sorted(environment) or 'no dim'}",
-                todo=f"give one, for instance dims={{'{atom.name}': 8}} or --dim {atom.name}=8",
+                remedy=f"give one, for instance dims={{'{atom.name}': 8}} or --dim {atom.name}=8",
             )
         return environment[atom.name]
     result = _OPERATIONS[atom.operator](evaluate(atom.left, environment), evaluate(atom.right, environment))

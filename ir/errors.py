@@ -18,13 +18,13 @@ class PlaitError(Exception):
         what: the fact, one sentence without a full stop.
         where: file:line:column, module path or value name.
         why: the rule that was broken.
-        todo: what the user can do next.
+        remedy: what the user can do next.
     """
 
     def __init__(
-        self, what: str, *, where: str | None = None, why: str | None = None, todo: str | None = None
+        self, what: str, *, where: str | None = None, why: str | None = None, remedy: str | None = None
     ) -> None:
-        self.what, self.where, self.why, self.todo = what, where, why, todo
+        self.what, self.where, self.why, self.remedy = what, where, why, remedy
         super().__init__(self._render())
 
     def _render(self) -> str:
@@ -32,8 +32,8 @@ class PlaitError(Exception):
         lines = [head]
         if self.why:
             lines.append(f"  why: {self.why}")
-        if self.todo:
-            lines.append(f"  do:  {self.todo}")
+        if self.remedy:
+            lines.append(f"  do:  {self.remedy}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, str | None]:
@@ -43,7 +43,7 @@ class PlaitError(Exception):
             "what": self.what,
             "where": self.where,
             "why": self.why,
-            "todo": self.todo,
+            "remedy": self.remedy,
         }
 
 
@@ -64,7 +64,7 @@ class VerifyError(PlaitError):
         *,
         where: str | None = None,
         why: str | None = None,
-        todo: str | None = None,
+        remedy: str | None = None,
         invariant: int | None = None,
         snippet: str | None = None,
         notes: Iterable[str] = (),
@@ -72,7 +72,7 @@ class VerifyError(PlaitError):
         self.invariant = invariant
         self.snippet = snippet
         self.notes = tuple(notes)
-        super().__init__(what, where=where, why=why, todo=todo)
+        super().__init__(what, where=where, why=why, remedy=remedy)
 
     def _render(self) -> str:
         tag = f"error[I{self.invariant}]" if self.invariant is not None else "error"
@@ -82,8 +82,8 @@ class VerifyError(PlaitError):
             lines.append(self.snippet)
         if self.why:
             lines.append(f"  why: {self.why}")
-        if self.todo:
-            lines.append(f"  do:  {self.todo}")
+        if self.remedy:
+            lines.append(f"  do:  {self.remedy}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 

@@ -23,7 +23,7 @@ def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as problem:
         raise InputError(
-            f"cannot write {target}", why=str(problem), todo="create the folder, or choose another path"
+            f"cannot write {target}", why=str(problem), remedy="create the folder, or choose another path"
         ) from None
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -50,7 +50,9 @@ def read_bytes(path: str | Path, what: str) -> bytes:
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(
-            f"{what} {path} does not exist", why="no such file", todo="check the path and the current folder"
+            f"{what} {path} does not exist",
+            why="no such file",
+            remedy="check the path and the current folder",
         ) from None
     except OSError as problem:
         raise InputError(f"cannot read {what} {path}", why=str(problem)) from None

@@ -84,7 +84,7 @@ class Graph:
             return values[bare]
         raise InputError(
             f"no value {name} in graph @{self.name}{did_you_mean(bare, [*values, *self.constants])}",
-            todo="print the graph to see its names",
+            remedy="print the graph to see its names",
         )
 
     def values(self) -> Iterator[Value]:
@@ -266,7 +266,7 @@ class Graph:
                 raise VerifyError(
                     f"cannot erase {op!r}: {value} is read by {value.users[0]!r}",
                     why="its readers would read nothing",
-                    todo="replace_uses() first",
+                    remedy="replace_uses() first",
                     invariant=2,
                 )
         parent = op.parent

@@ -100,7 +100,7 @@ class _Run:
             raise InputError(
                 f"a quantised type refers to @{name}, which is no constant{nearest}",
                 where=f"graph @{self.graph.name}",
-                todo="verify the graph",
+                remedy="verify the graph",
             )
         return self._constant(constant)
 
@@ -166,7 +166,7 @@ class _Run:
             raise InputError(
                 f"op {op.opname} has no reference semantics",
                 where=op.loc.readable(),
-                todo="register one with plait.ir.reference.table.reference",
+                remedy="register one with plait.ir.reference.table.reference",
             )
         try:
             found = function(op, tuple(args), self)
@@ -177,7 +177,7 @@ class _Run:
                 f"{op.opname} cannot compute {op.results[0]}",
                 where=op.loc.readable(),
                 why=str(error).partition("\n")[0],
-                todo=f"check the values of {', '.join(map(str, op.operands)) or 'its attributes'}",
+                remedy=f"check the values of {', '.join(map(str, op.operands)) or 'its attributes'}",
             ) from error
         results = found if isinstance(found, tuple) else (found,)
         for value, result in zip(op.results, results, strict=True):
@@ -196,7 +196,7 @@ class _Run:
                 f"{op.opname} gave {_described(result)} for {value}",
                 where=op.loc.readable(),
                 why=f"its type is {kind} with {self.dims or 'no dims'}",
-                todo="call with sizes that the dims of the graph allow",
+                remedy="call with sizes that the dims of the graph allow",
             )
 
 
@@ -226,7 +226,7 @@ def _by_name(graph: Graph, inputs: Mapping[str, Input] | Sequence[Input]) -> dic
                     f"input {name} is missing",
                     where=f"graph @{graph.name}",
                     why=f"it takes {signature}",
-                    todo=f"pass {{'{name}': ...}}",
+                    remedy=f"pass {{'{name}': ...}}",
                 )
         return given
     if isinstance(inputs, (torch.Tensor, np.ndarray)):
@@ -234,14 +234,14 @@ def _by_name(graph: Graph, inputs: Mapping[str, Input] | Sequence[Input]) -> dic
             "inputs are one tensor",
             where=f"graph @{graph.name}",
             why="a sequence or mapping is wanted",
-            todo="pass [tensor]",
+            remedy="pass [tensor]",
         )
     if len(inputs) != len(wanted):
         raise InputError(
             f"{len(inputs)} inputs were given",
             where=f"graph @{graph.name}",
             why=f"it takes {len(wanted)}: {signature}",
-            todo="pass one tensor for each, in this order or by name",
+            remedy="pass one tensor for each, in this order or by name",
         )
     return dict(zip(wanted, inputs, strict=True))
 
@@ -272,7 +272,7 @@ def _accept(value: Value, given: Input, device: torch.device) -> tuple[Any, list
             f"the tensor is {_described(tensor)}",
             where=f"input {value.name}",
             why=f"its type is {kind}, held as {_short(torch_dtype(kind))}{held}",
-            todo=f"convert it with .to({torch_dtype(kind)})",
+            remedy=f"convert it with .to({torch_dtype(kind)})",
         )
     return tensor.to(device), shape_facts(value.name, kind, tuple(tensor.shape))
 
@@ -291,7 +291,7 @@ def _tensor(name: str, given: object) -> torch.Tensor:
         f"a {type(given).__name__} was given",
         where=f"input {name}",
         why="a torch tensor or numpy array is wanted",
-        todo="wrap it, for instance with torch.as_tensor",
+        remedy="wrap it, for instance with torch.as_tensor",
     )
 
 
@@ -306,7 +306,7 @@ def _edges(value: Value, given: Input) -> EdgeList:
             f"a {type(given).__name__} was given",
             where=where,
             why=f"its type is {value.type}",
-            todo="pass (src, dst)",
+            remedy="pass (src, dst)",
         )
     wanted = torch_dtype(value.graph_type.index)
     for part in (src, dst):

@@ -172,9 +172,9 @@ class Op:
         """Types of the results.  Raises VerifyError (through `self.error`) on wrong operands."""
         raise AttributeError(f"{type(self).__name__} lacks infer()")
 
-    def error(self, what: str, *, why: str | None = None, todo: str | None = None) -> VerifyError:
+    def error(self, what: str, *, why: str | None = None, remedy: str | None = None) -> VerifyError:
         """A VerifyError about this op, for `raise self.error(...)`."""
-        return VerifyError(f"{self.opname}: {what}", why=why, todo=todo, invariant=4)
+        return VerifyError(f"{self.opname}: {what}", why=why, remedy=remedy, invariant=4)
 
     # -- change ---------------------------------------------------------------
     def evolve(self: O, **changes: Any) -> O:

@@ -30,7 +30,7 @@ def shape_facts(name: str, kind: ShapedType, shape: tuple[int, ...]) -> list[Siz
             f"shape {list(shape)} has {len(shape)} axes",
             where=f"input {name}",
             why=f"its type {kind} has {kind.rank}",
-            todo="add or remove axes, for instance with reshape",
+            remedy="add or remove axes, for instance with reshape",
         )
     return [
         SizeFact(name, f"axis {axis}", dim, size, kind)
@@ -64,7 +64,7 @@ def solve_dims(
                 f"{fact.place} is {fact.actual} but does not settle {' and '.join(unknown)}",
                 where=f"input {fact.name}",
                 why=f"its type {fact.type} has {fact.dim} there",
-                todo=f"give dims={{'{unknown[0]}': ...}}",
+                remedy=f"give dims={{'{unknown[0]}': ...}}",
             )
         pending = rest
     _check_ranges(graph, values, origin)
@@ -87,7 +87,7 @@ def _apply(fact: SizeFact, values: dict[str, int], origin: dict[str, str]) -> bo
             f"{fact.place} is {fact.actual}",
             where=f"input {fact.name}",
             why=f"its type {fact.type} has {fact.dim} there, which no whole {symbol} makes {fact.actual}",
-            todo="resize the input",
+            remedy="resize the input",
         )
     values[symbol] = dividend // factor
     origin[symbol] = f"{fact.place} of input {fact.name}"
@@ -115,7 +115,7 @@ def _mismatch(
         f"{fact.place} is {fact.actual}",
         where=f"input {fact.name}",
         why=f"its type {fact.type} has {wants} there" + (f"; {', '.join(sources)}" if sources else ""),
-        todo="resize the input" if not sources else "pass inputs whose sizes agree",
+        remedy="resize the input" if not sources else "pass inputs whose sizes agree",
     )
 
 
@@ -129,5 +129,5 @@ def _check_ranges(graph: Graph, values: Mapping[str, int], origin: Mapping[str, 
                 f"dim {name} is {value} from {origin[name]}",
                 where=f"graph @{graph.name}",
                 why=f"it is declared dim {name} {allowed}",
-                todo="pass a size in the range, or lower the model with a wider one",
+                remedy="pass a size in the range, or lower the model with a wider one",
             )

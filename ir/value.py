@@ -110,7 +110,7 @@ class Constant(Value):
             raise InputError(
                 f"constant {self} has no data",
                 why="the graph was parsed from text, which carries hashes only",
-                todo="load the archive with plait.load(), or pass constants= to plait.parse()",
+                remedy="load the archive with plait.load(), or pass constants= to plait.parse()",
             )
         return self._data
 
@@ -142,14 +142,14 @@ def check_constant(name: str, type: Type, array: np.ndarray) -> None:
         raise InputError(
             f"constant @{name} : {type} has symbolic dims",
             why="the shape of a constant is known",
-            todo=f"declare it as {type.with_shape(tuple(array.shape))}",
+            remedy=f"declare it as {type.with_shape(tuple(array.shape))}",
         )
     expected = type.dtype.numpy
     if array.dtype != expected or tuple(array.shape) != type.shape:
         raise InputError(
             f"data of constant @{name} is {array.dtype}{list(array.shape)}",
             why=f"its type {type} wants {expected}{list(type.shape)}",
-            todo="pass matching data, or another type",
+            remedy="pass matching data, or another type",
         )
     if isinstance(type, QuantType) and array.size:
         low, high = type.range

@@ -72,7 +72,7 @@ class _Verifier:
             try:
                 check_constant(constant.name, constant.type, constant.data)
             except PlaitError as problem:
-                raise VerifyError(problem.what, why=problem.why, todo=problem.todo, invariant=8) from None
+                raise VerifyError(problem.what, why=problem.why, remedy=problem.remedy, invariant=8) from None
 
     def _region(self, region: Region, visible: set[Value]) -> None:
         inside: list[Value] = list(region.params)
@@ -109,7 +109,7 @@ class _Verifier:
         try:
             inferred = op.infer()
         except VerifyError as problem:
-            raise self._error(problem.what, op, problem.invariant or 4, problem.why, problem.todo) from None
+            raise self._error(problem.what, op, problem.invariant or 4, problem.why, problem.remedy) from None
         actual = tuple(value.type for value in op.results)
         if inferred != actual:
             raise self._error(
@@ -163,7 +163,7 @@ class _Verifier:
                 f"dim {symbol} of {where} is not declared{did_you_mean(symbol, self.graph.dims)}",
                 op,
                 6,
-                todo=f"graph.declare_dim('{symbol}', 1, 64)",
+                remedy=f"graph.declare_dim('{symbol}', 1, 64)",
             )
 
     def _quantised(self, value: Value, kind: QuantType, op: Op | None) -> None:
@@ -213,13 +213,13 @@ class _Verifier:
                     f"use list of {value} holds {len(value._users)} users but {len(actual)} read it",
                     op,
                     9,
-                    todo="change graphs through replace(), replace_uses() and erase() only",
+                    remedy="change graphs through replace(), replace_uses() and erase() only",
                 )
 
     def _error(
-        self, what: str, op: Op | None, invariant: int, why: str | None = None, todo: str | None = None
+        self, what: str, op: Op | None, invariant: int, why: str | None = None, remedy: str | None = None
     ) -> VerifyError:
-        return error_at(self.graph, what, op, invariant, why, todo)
+        return error_at(self.graph, what, op, invariant, why, remedy)
 
 
 def error_at(
@@ -228,11 +228,11 @@ def error_at(
     op: Op | None,
     invariant: int | None = None,
     why: str | None = None,
-    todo: str | None = None,
+    remedy: str | None = None,
 ) -> VerifyError:
     """A VerifyError about an op of a graph in memory: the dump around it, its passes and its origin."""
     if op is None or not op.results:
-        return VerifyError(what, why=why, todo=todo, invariant=invariant)
+        return VerifyError(what, why=why, remedy=remedy, invariant=invariant)
     notes = []
     if op.loc.passes:
         notes.append(f"created by pass {op.loc.passes[-1]}")
@@ -242,7 +242,7 @@ def error_at(
         what,
         where=f"@{graph.name} {op.results[0]}",
         why=why,
-        todo=todo,
+        remedy=remedy,
         invariant=invariant,
         snippet=_window(op),
         notes=notes,
@@ -279,5 +279,5 @@ def _check_locations(graph: Graph, made_by: str, known: Collection[Op]) -> None:
                 op,
                 11,
                 why=f"its location is {op.loc}",
-                todo="make ops through the Rewriter, which fuses the locations of what it replaces",
+                remedy="make ops through the Rewriter, which fuses the locations of what it replaces",
             )

@@ -113,6 +113,6 @@ def find_pass(name: str) -> type[Pass]:
         raise InputError(
             f"unknown pass '{name}'{did_you_mean(name, PASSES)}",
             why=f"the passes are {', '.join(sorted(PASSES))}",
-            todo="correct the name, or import the module that registers the pass",
+            remedy="correct the name, or import the module that registers the pass",
         )
     return PASSES[name]

@@ -83,7 +83,7 @@ def first_divergence(
             where=f"@{before.name} and @{after.name}",
             why=f"{len(before.inputs)} inputs and {len(before.outputs)} outputs "
             f"against {len(after.inputs)} and {len(after.outputs)}",
-            todo="compare two versions of one graph",
+            remedy="compare two versions of one graph",
         )
     mine, others = _by_name(before), _by_name(after)
     shared = {name for name, value in mine.items() if name in others and others[name].type == value.type}

@@ -60,7 +60,7 @@ def examples_of(documented: Any) -> tuple[Example, ...]:
         raise InputError(
             "Given: and Result: do not alternate",
             where=getattr(documented, "__name__", str(documented)),
-            todo="write Result: after each Given:",
+            remedy="write Result: after each Given:",
         )
     bodies = [tuple(body) for _, body in blocks]
     return tuple(Example(given, result) for given, result in zip(bodies[::2], bodies[1::2], strict=True))

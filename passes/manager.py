@@ -63,7 +63,7 @@ class PassManager:
                     raise InputError(
                         f"{option} names '{name}', which is not in the pipeline{did_you_mean(name, names)}",
                         why=f"the pipeline is {','.join(names) or 'empty'}",
-                        todo="use a name of the pipeline",
+                        remedy="use a name of the pipeline",
                     )
         self.disabled = frozenset(disable)
         self.last = names.index(stop_after) if stop_after else len(names) - 1
@@ -151,7 +151,7 @@ class PassManager:
         error = PassError(
             f"pass {current.name} {'left a broken graph' if broke else 'failed'}",
             why=told.replace("\n", "\n    "),
-            todo=(f"python {bundle}/rerun.py reproduces it; " if bundle else "") + leave_out,
+            remedy=(f"python {bundle}/rerun.py reproduces it; " if bundle else "") + leave_out,
         )
         error.pass_name, error.bundle = current.name, bundle
         return error
@@ -197,7 +197,7 @@ def _check(graph: Graph, current: Pass, result: PassResult, ops: tuple[Op, ...],
         raise VerifyError(
             f"pass {current.name} changed the graph but said that it did not",
             why="the graph would not be dumped, and a loop to a fixpoint would end early",
-            todo="return True, or PassResult(changed=True), from run()",
+            remedy="return True, or PassResult(changed=True), from run()",
         )
 
 

@@ -59,7 +59,7 @@ def check_order(passes: Sequence[Pass]) -> None:
                     f"pass {current.name} requires {needed}, which {'comes later' if late else 'is missing'}",
                     where=f"pipeline {','.join(names)}",
                     why=f"{current.name} is only right on a graph that {needed} has been over",
-                    todo=f"put {needed} in front of {current.name}",
+                    remedy=f"put {needed} in front of {current.name}",
                 )
         for earlier in current.follows:
             if earlier in names[index + 1 :] and earlier not in names[:index]:
@@ -67,7 +67,7 @@ def check_order(passes: Sequence[Pass]) -> None:
                     f"pass {earlier} comes after {current.name}",
                     where=f"pipeline {','.join(names)}",
                     why=f"{current.name} hides what {earlier} looks for",
-                    todo=f"put {earlier} in front of {current.name}",
+                    remedy=f"put {earlier} in front of {current.name}",
                 )
 
 
@@ -94,7 +94,7 @@ class _Parser:
                 f"unknown pass '{name}'{did_you_mean(name, PASSES)}",
                 at,
                 len(name),
-                todo=f"use one of {', '.join(sorted(PASSES))}",
+                remedy=f"use one of {', '.join(sorted(PASSES))}",
             )
         options: dict[str, Any] = {}
         if self._accept("{"):
@@ -170,11 +170,11 @@ class _Parser:
         return f"'{self.text[self.position]}'" if self.position < len(self.text) else "the end"
 
     def _error(
-        self, what: str, at: int, width: int, *, why: str | None = None, todo: str | None = None
+        self, what: str, at: int, width: int, *, why: str | None = None, remedy: str | None = None
     ) -> InputError:
         line = " ".join(self.text.split("\n"))
         caret = f"{what}\n    {line}\n    {' ' * at}{'^' * max(width, 1)}"
-        return InputError(caret, where=f"pipeline, column {at + 1}", why=why, todo=todo)
+        return InputError(caret, where=f"pipeline, column {at + 1}", why=why, remedy=remedy)
 
 
 def convert(given: _Token, hint: Any) -> Any:

@@ -244,7 +244,7 @@ def _endless(name: str, op: Op, counts: Counter[str], bound: int) -> PassError:
         f"pass {name} did not come to an end within {bound} rewrites",
         where=f"{op!r} ({op.loc.readable()})",
         why=f"rules undo each other: {busiest}",
-        todo="make one direction the canonical one",
+        remedy="make one direction the canonical one",
     )
     error.pass_name = name
     return error

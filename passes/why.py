@@ -32,7 +32,7 @@ def why(graph: Graph, rule_or_pass: str | Pass, value_name: str) -> str:
             f"{value} is computed by no op",
             where=f"graph @{graph.name}",
             why="it is an input or a constant",
-            todo="name the result of an op",
+            remedy="name the result of an op",
         )
     title, options, rules = _find(rule_or_pass)
     if rules is None:
@@ -66,11 +66,11 @@ def _find(given: str | Pass) -> tuple[str, Pass | None, tuple[Rule, ...] | None]
         raise InputError(
             f"no pass or rule is called '{given}'{did_you_mean(given, known)}",
             why=f"the passes are {', '.join(sorted(PASSES))}",
-            todo="name one of them, or a rule",
+            remedy="name one of them, or a rule",
         )
     parsed = parse_pipeline(given)
     if len(parsed) != 1:
-        raise InputError(f"'{given}' is a pipeline of {len(parsed)} passes", todo="ask about one at a time")
+        raise InputError(f"'{given}' is a pipeline of {len(parsed)} passes", remedy="ask about one at a time")
     return _find(parsed[0])
 
 

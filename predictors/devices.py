@@ -243,7 +243,7 @@ def device(name: str | Device) -> Device:
         raise PredictError(
             f"unknown device '{name}'{did_you_mean(name.lower(), _DEVICES)}",
             why=f"known devices are {', '.join(_DEVICES)}",
-            todo="pass one of them, for instance device='a100-sxm4-40gb'",
+            remedy="pass one of them, for instance device='a100-sxm4-40gb'",
         )
     return found
 

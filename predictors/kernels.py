@@ -192,7 +192,7 @@ def _given_groups(graph: Graph, kernels: Sequence[Sequence[str]] | None) -> dict
                 raise PredictError(
                     f"kernel {number} names %{name.lstrip('%')}, which graph @{graph.name} lacks"
                     f"{did_you_mean(name.lstrip('%'), by_name)}",
-                    todo="pass the kernels of this very graph",
+                    remedy="pass the kernels of this very graph",
                 )
             if found.setdefault(op, number) != number:
                 raise PredictError(f"kernels {found[op]} and {number} both name %{name.lstrip('%')}")

@@ -210,7 +210,7 @@ def choose_profile(
         raise PredictError(f"margin is {margin}", why="it is a share of the memory, 0 <= margin < 1")
     if latency_target_ms is not None and latency_ms_on is None:
         raise PredictError(
-            f"latency target {latency_target_ms} ms without predicted latencies", todo="pass latency_ms_on="
+            f"latency target {latency_target_ms} ms without predicted latencies", remedy="pass latency_ms_on="
         )
     chosen = device(target)
     weighed: list[Candidate] = []

@@ -248,7 +248,7 @@ def _dim_values(graph: Graph, dims: Mapping[str, int] | None) -> tuple[dict[str,
     try:
         values = default_dims(graph, given, upper=True)
     except InputError as error:
-        raise PredictError(error.what, where=error.where, why=error.why, todo=error.todo) from error
+        raise PredictError(error.what, where=error.where, why=error.why, remedy=error.remedy) from error
     assumed = [n for n in values if n not in given and graph.dims[n].low != graph.dims[n].high]
     notes = tuple(f"dim {name} was not given: its upper bound {values[name]} is used" for name in assumed)
     return values, notes

@@ -69,7 +69,7 @@ def _load_nvrtc() -> ModuleType:
         from cuda.bindings import nvrtc
     except ImportError as error:
         raise CompileError(
-            "the NVRTC bindings are missing", why=str(error), todo='pip install "cuda-bindings>=13,<14"'
+            "the NVRTC bindings are missing", why=str(error), remedy='pip install "cuda-bindings>=13,<14"'
         ) from error
     module: ModuleType = nvrtc
     return module
@@ -135,7 +135,9 @@ def compile_cuda(
         InputError: `architecture` is not the name of a real architecture.
     """
     if not _ARCHITECTURE.fullmatch(architecture):
-        raise InputError(f"{architecture!r} is no real CUDA architecture", todo='give a name such as "sm_80"')
+        raise InputError(
+            f"{architecture!r} is no real CUDA architecture", remedy='give a name such as "sm_80"'
+        )
     if kernels is not None:
         parsed = parse_source(source)
         source = parsed.keeping(tuple(parsed.kernel(name).name for name in kernels))

@@ -128,7 +128,7 @@ def kernel_resources(binary: CudaBinary) -> dict[str, KernelResources]:
         raise CompileError(
             "the binary carries no resource report",
             why="the report is in the log of the assembler, and this log has none",
-            todo="compile the text with plait.backends.cuda.nvrtc.compile_cuda",
+            remedy="compile the text with plait.backends.cuda.nvrtc.compile_cuda",
         )
     return found
 
@@ -182,7 +182,7 @@ def occupancy(
         raise InputError(
             f"a block of {threads} threads with {resources.registers} registers each cannot be launched",
             why=f"there are registers for {partition_warps * limits.partitions} warps, the block has {warps}",
-            todo="bound the registers with __launch_bounds__",
+            remedy="bound the registers with __launch_bounds__",
         )
     # Of equal bounds the first is named.
     bounds = {

@@ -165,7 +165,7 @@ def parse_source(text: str) -> SourceText:
             raise CompileError(
                 f"line {line} of the CUDA text defines a kernel template",
                 why="a template has no machine code of its own",
-                todo="write the kernel with concrete types",
+                remedy="write the kernel with concrete types",
             )
         name, bound, position = _parse_head(masked, found.end(), line)
         head = position

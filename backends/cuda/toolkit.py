@@ -40,7 +40,7 @@ def toolkit_path(relative: str) -> Path:
     raise CompileError(
         f"{relative} of the CUDA 13 packages is missing",
         why=f"the Python package {package} ships it and is not installed",
-        todo=f'pip install "{package}>=13,<14"',
+        remedy=f'pip install "{package}>=13,<14"',
     )
 
 

@@ -31,6 +31,8 @@ from plait.ir import CompileError, InputError
 from plait.ir.files import write_atomically
 
 _AXES = ("x", "y", "z")
+#: Starts the comment over each kernel that names its ops.
+_ANNOTATION = "// plait: "
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _owner(module: Module, name: str) -> KernelFunction:
         raise CompileError(
             f"device function {name} comes from no op",
             why="TVM renamed it",
-            todo="report it with print(graph)",
+            remedy="report it with print(graph)",
         )
     return max(found, key=lambda kernel: len(kernel.name))
 
@@ -162,11 +164,16 @@ def _annotated(source: str, owners: dict[str, KernelFunction]) -> str:
                 f" ({origin.file}:{origin.line})" if origin is not None and origin.file is not None else ""
             )
             parts.append(f"%{op.name}{place}")
-        comment = f"// plait: {', '.join(parts)}\n"
+        comment = f"{_ANNOTATION}{', '.join(parts)}\n"
         at = kernel.start + shift
         text = text[:at] + comment + text[at:]
         shift += len(comment)
     return text
+
+
+def without_annotations(source: str) -> str:
+    """The CUDA text as TVM generated it."""
+    return "".join(line for line in source.splitlines(keepends=True) if not line.startswith(_ANNOTATION))
 
 
 def assembled(source: str, architecture: str) -> tuple[dict[str, KernelResources], bytes]:

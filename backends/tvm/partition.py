@@ -76,7 +76,7 @@ def check_supported(graph: Graph) -> None:
         f"{len(missing)} kinds of ops cannot be compiled: {', '.join(missing)}",
         where=f"graph @{graph.name}",
         why="\n       ".join(lines),
-        todo="rewrite them with a pass, or enter an emission with plait.backends.tvm.emit.emit",
+        remedy="rewrite them with a pass, or enter an emission with plait.backends.tvm.emit.emit",
     )
 
 

@@ -34,7 +34,7 @@ def dtype_name(dtype: DType) -> str:
         raise CompileError(
             f"tensors of {dtype} cannot be compiled",
             why="no target has complex arithmetic",
-            todo="split them",
+            remedy="split them",
         )
     return _NAMES[dtype.name]
 

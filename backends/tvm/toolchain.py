@@ -25,7 +25,7 @@ def require_tvm() -> None:
         raise CompileError(
             "TVM is not installed",
             why="no package apache-tvm-ffi",
-            todo="install plait with its dependencies",
+            remedy="install plait with its dependencies",
         ) from None
     check_ffi(version)
     # By default TVM leaves every second processor idle, taking it for a hyper-thread of the first.
@@ -42,7 +42,7 @@ def check_ffi(version: str) -> None:
         raise CompileError(
             f"apache-tvm-ffi {version} cannot be used",
             why="from 0.1.15 on, TVM 0.27 crashes the process when it schedules tensor instructions",
-            todo='pip install "apache-tvm-ffi==0.1.14.post1"',
+            remedy='pip install "apache-tvm-ffi==0.1.14.post1"',
         )
 
 
@@ -76,5 +76,5 @@ def compile_error(error: Exception, ops: Iterable[Op], doing: str) -> CompileErr
         f"TVM cannot {doing} {names or 'the module'}",
         where=involved[0].loc.readable() if involved else None,
         why=f"{type(error).__name__}: " + "\n       ".join(line[:200] for line in lines),
-        todo="report it with the text of the graph (print(graph))",
+        remedy="report it with the text of the graph (print(graph))",
     )

@@ -84,7 +84,9 @@ def example(name: str) -> Example:
     raise LoweringError(
         f"there is no model family example called {name!r}",
         why=f"the examples are {', '.join(_CATALOGUE)}",
-        todo=f"did you mean {' or '.join(repr(each) for each in close)}?" if close else "choose one of these",
+        remedy=f"did you mean {' or '.join(repr(each) for each in close)}?"
+        if close
+        else "choose one of these",
     )
 
 

@@ -74,5 +74,5 @@ def lower_onnx(
             "the model holds a name or text that is no UTF-8",
             where=str(model) if isinstance(model, (str, Path)) else "<model>",
             why=str(error),
-            todo="the file is damaged; export or download the model again",
+            remedy="the file is damaged; export or download the model again",
         ) from None

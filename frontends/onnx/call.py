@@ -112,7 +112,7 @@ class Call:
         return self.error(
             f"{word} (input {index}, '{operand.name}' : {operand.type}) is computed at run time",
             why="the IR needs it at compile time, as numbers or as arithmetic on dims",
-            todo="make it a constant or an expression of shapes in the source model, "
+            remedy="make it a constant or an expression of shapes in the source model, "
             "for instance with onnxsim or by exporting with fixed shapes",
         )
 
@@ -206,16 +206,16 @@ class Call:
         """Whether somebody named output `index`."""
         return index < len(self.outputs) and bool(self.outputs[index])
 
-    def error(self, what: str, *, why: str | None = None, todo: str | None = None) -> LoweringError:
+    def error(self, what: str, *, why: str | None = None, remedy: str | None = None) -> LoweringError:
         """A LoweringError about this node, for `raise call.error(...)`."""
         where = f"{self.file}: node '{self.label}' ({self.op_type})"
-        return LoweringError(what, where=where, why=why, todo=todo)
+        return LoweringError(what, where=where, why=why, remedy=remedy)
 
-    def unsupported(self, what: str, todo: str | None = None) -> LoweringError:
+    def unsupported(self, what: str, remedy: str | None = None) -> LoweringError:
         """A LoweringError that says this form of the operator has no lowering."""
         domain = f', domain="{self.domain}"' if self.domain else ""
         return self.error(
             f"{what} has no lowering",
             why="the IR has no op for this form of the operator",
-            todo=todo or f'register a rule with @plait.frontends.onnx.lowers("{self.op_type}"{domain})',
+            remedy=remedy or f'register a rule with @plait.frontends.onnx.lowers("{self.op_type}"{domain})',
         )

@@ -43,7 +43,7 @@ def element_of(code: int, where: str) -> DType:
             f"element type {element_name(code)} has no counterpart in the IR",
             where=where,
             why=f"the IR has {', '.join(sorted(str(e) for e in _ELEMENTS.values()))}",
-            todo="convert the tensor to one of these types in the source model and export again",
+            remedy="convert the tensor to one of these types in the source model and export again",
         )
     return _ELEMENTS[code]
 
@@ -68,5 +68,5 @@ def array_of(tensor: onnx.TensorProto, where: str) -> tuple[np.ndarray, DType]:
             f"the data of tensor '{tensor.name}' does not make {element}{list(tensor.dims)}",
             where=where,
             why=str(error),
-            todo="the file is damaged or was cut short; export the model again",
+            remedy="the file is damaged or was cut short; export the model again",
         ) from None

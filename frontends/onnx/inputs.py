@@ -66,7 +66,7 @@ def _check_names(wanted: Iterable[str], names: list[str], argument: str, file: s
                 f"{argument} names '{name}', which is no input of the model{did_you_mean(name, names)}",
                 where=file,
                 why=f"its inputs are {', '.join(names) or 'none'}",
-                todo=f"use these names as keys of {argument}",
+                remedy=f"use these names as keys of {argument}",
             )
 
 
@@ -77,7 +77,7 @@ def _port(info: onnx.ValueInfoProto, array: np.ndarray | None, file: str) -> Por
             f"the input is a {info.type.WhichOneof('value') or 'value without a type'}",
             where=where,
             why="inputs are dense tensors; sequences, maps, optionals and sparse tensors are not supported",
-            todo="export the model with tensors only",
+            remedy="export the model with tensors only",
         )
     tensor = info.type.tensor_type
     element = element_of(tensor.elem_type, where)
@@ -87,7 +87,7 @@ def _port(info: onnx.ValueInfoProto, array: np.ndarray | None, file: str) -> Por
                 "the rank of the input is not known",
                 where=where,
                 why="the model declares no shape for it",
-                todo=f"pass an example array: inputs={{'{info.name}': array}}",
+                remedy=f"pass an example array: inputs={{'{info.name}': array}}",
             )
         shape: tuple[int | str | None, ...] = (None,) * np.ndim(array)
     else:
@@ -106,7 +106,7 @@ def _check_array(array: np.ndarray, element: DType, shape: tuple[int | str | Non
             f"the example array is {array.dtype}{list(array.shape)}",
             where=where,
             why=f"the model declares {element} of rank {len(shape)}",
-            todo="pass an array of that element type and rank",
+            remedy="pass an array of that element type and rank",
         )
 
 
@@ -120,14 +120,14 @@ def _axes(port: Port, wanted: Mapping[int, str], file: str) -> dict[int, str]:
                 f"dynamic names axis {axis} of input '{port.name}'",
                 where=file,
                 why=f"the input has rank {rank}",
-                todo=f"use axes {-rank} to {rank - 1}",
+                remedy=f"use axes {-rank} to {rank - 1}",
             )
         if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
             raise LoweringError(
                 f"dynamic calls axis {axis} of input '{port.name}' {name!r}",
                 where=file,
                 why="a dim name is a letter or underscore followed by letters, digits or underscores",
-                todo="choose a name such as 'B'",
+                remedy="choose a name such as 'B'",
             )
         found[axis % rank] = name
     return found
@@ -146,7 +146,7 @@ def _renamings(ports: list[Port], dynamic: Dynamic, file: str) -> dict[str, str]
                     f"dynamic calls dim '{dim}' of the model both '{renamed[dim]}' and '{name}'",
                     where=file,
                     why="the model says these axes have one size",
-                    todo="give them one name",
+                    remedy="give them one name",
                 )
     return renamed
 
@@ -175,7 +175,7 @@ def _fixed(
                     f"axis {axis} of the example array for '{port.name}' is {size}",
                     where=file,
                     why=f"dim '{dim}' is {known} by {by}",
-                    todo="pass arrays whose shapes fit, or name the axis in dynamic",
+                    remedy="pass arrays whose shapes fit, or name the axis in dynamic",
                 )
     return {name: size for name, (size, _) in fixed.items()}
 

@@ -58,7 +58,7 @@ def load_model(model: onnx.ModelProto | str | Path) -> Source:
         raise InputError(
             f"cannot lower a {type(model).__name__} as an ONNX model",
             why="an onnx.ModelProto or the path of an .onnx file is wanted",
-            todo="pass one of these",
+            remedy="pass one of these",
         )
     source.opsets = _opsets(source)
     for tensor in _attribute_tensors(source.model):
@@ -73,7 +73,7 @@ def _read(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise InputError(
-            f"model file {what}", where=str(path), todo="check the path; it names one .onnx file"
+            f"model file {what}", where=str(path), remedy="check the path; it names one .onnx file"
         )
     try:
         model = onnx.load(str(path), format="protobuf", load_external_data=False)
@@ -91,7 +91,7 @@ def _not_onnx(where: str, why: str) -> LoweringError:
         "the file is no ONNX model, or was cut short",
         where=where,
         why=why,
-        todo="export or download the model again; onnx.checker.check_model(path) must accept it",
+        remedy="export or download the model again; onnx.checker.check_model(path) must accept it",
     )
 
 
@@ -104,7 +104,7 @@ def _opsets(source: Source) -> dict[str, int]:
                 "the model does not say which operator set it uses",
                 where=source.file,
                 why="opset_import has no entry for the default domain",
-                todo="export the model again, or append onnx.helper.make_opsetid('', N) to opset_import",
+                remedy="export the model again, or append onnx.helper.make_opsetid('', N) to opset_import",
             )
         found[""] = newest
     version = found[""]
@@ -115,7 +115,7 @@ def _opsets(source: Source) -> dict[str, int]:
             where=source.file,
             why=f"opsets {OLDEST_OPSET} to {newest} are supported"
             + ("" if older else f"; onnx {onnx.__version__} knows none above {newest}"),
-            todo="convert it with onnx.version_converter.convert_version(model, 13)"
+            remedy="convert it with onnx.version_converter.convert_version(model, 13)"
             if older
             else "install a newer onnx, or export the model with a lower opset",
         )
@@ -139,7 +139,7 @@ def _check(source: Source) -> None:
             "the onnx checker rejects the model",
             where=source.file,
             why=reason,
-            todo="correct or re-export the model; onnx.checker.check_model(model) shows the same message",
+            remedy="correct or re-export the model; onnx.checker.check_model(model) shows the same message",
         ) from None
 
 
@@ -206,7 +206,7 @@ def _external_array(tensor: onnx.TensorProto, folder: Path | None, where: str) -
             f"external data states offset {entries.get('offset', 0)!r} and length {entries.get('length')!r}",
             where=where,
             why=f"{element}{list(tensor.dims)} takes {wanted} bytes",
-            todo="export the model again",
+            remedy="export the model again",
         )
     size = path.stat().st_size
     if size < offset + length:
@@ -214,7 +214,7 @@ def _external_array(tensor: onnx.TensorProto, folder: Path | None, where: str) -
             f"external data file '{path.name}' is short",
             where=where,
             why=f"the tensor ends at byte {offset + length} but the file has {size}",
-            todo="copy the whole data file next to the model, or export the model again",
+            remedy="copy the whole data file next to the model, or export the model again",
         )
     with path.open("rb") as file:
         file.seek(offset)
@@ -231,7 +231,7 @@ def _confined(location: str, folder: Path | None, where: str) -> Path:
             f"the data of the tensor is in an external file '{location}'",
             where=where,
             why="a model in memory has no folder to read it from",
-            todo="pass the path of the .onnx file, or call onnx.load(path), which reads the data",
+            remedy="pass the path of the .onnx file, or call onnx.load(path), which reads the data",
         )
     path = (folder / location).resolve()
     absolute = Path(location).is_absolute() or location.startswith(("/", "\\"))
@@ -240,14 +240,14 @@ def _confined(location: str, folder: Path | None, where: str) -> Path:
             f"external data location '{location}' leaves the folder of the model",
             where=where,
             why=f"data is read from {folder} only: no absolute path, no '..', no link that leads out",
-            todo="move the data file next to the model and save the model with a relative location",
+            remedy="move the data file next to the model and save the model with a relative location",
         )
     if not path.is_file():
         raise LoweringError(
             f"external data file '{location}' is missing",
             where=where,
             why=f"{path} does not exist",
-            todo="copy the data file next to the model",
+            remedy="copy the data file next to the model",
         )
     return path
 

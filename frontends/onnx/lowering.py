@@ -91,7 +91,7 @@ class _Lowering:
                 f"the model has {len(graph.sparse_initializer)} sparse initialisers",
                 where=self.source.file,
                 why="constants of the IR are dense",
-                todo="store them as dense initialisers",
+                remedy="store them as dense initialisers",
             )
         for tensor in graph.initializer:
             array, element = self.source.tensor(tensor)
@@ -167,12 +167,12 @@ class _Lowering:
         except LoweringError:
             raise
         except (VerifyError, InputError) as error:
-            raise call.error(error.what, why=error.why, todo=error.todo) from error
+            raise call.error(error.what, why=error.why, remedy=error.remedy) from error
         except (ValueError, LookupError, ArithmeticError) as error:
             raise call.error(
                 "its inputs do not fit the operator",
                 why=str(error),
-                todo="run onnx.checker.check_model(model, full_check=True)",
+                remedy="run onnx.checker.check_model(model, full_check=True)",
             ) from error
         body = schema_body(node, scope.opsets, call.inputs)
         if body is None:
@@ -195,7 +195,7 @@ class _Lowering:
                     f"value '{name}' is read before it is made",
                     where=f"{self.source.file}: node '{node_label(node)}' ({node.op_type})",
                     why="an operator that this lowering leaves without that output, or a broken model",
-                    todo="check the model; optional outputs such as masks and indices may be unsupported",
+                    remedy="check the model; optional outputs such as masks and indices may be unsupported",
                 )
             inputs.append(operand)
         attributes = {a.name: self._attribute(a) for a in node.attribute}
@@ -243,7 +243,7 @@ class _Lowering:
             raise call.error(
                 f"the condition '{call.operand(0).name}' is computed at run time",
                 why="an If is lowered where its condition is known from constants and dims",
-                todo="export the model for one branch, or fix with inputs= the shapes that it reads",
+                remedy="export the model for one branch, or fix with inputs= the shapes that it reads",
             )
         graph = call.attributes["then_branch" if bool(condition.reshape(())) else "else_branch"]
         inner = replace(scope, values={}, parent=scope)

@@ -60,7 +60,7 @@ def unsupported_error(found: Iterable[Unsupported], file: str) -> LoweringError:
         f"{count} operator{'s have' if count != 1 else ' has'} no lowering:{listing}",
         where=file,
         why="no rule, model function or schema function covers them",
-        todo=(
+        remedy=(
             "register a lowering before calling lower_onnx:\n"
             "       from plait.frontends.onnx import lowers\n"
             f'       @lowers("{first.op_type}"{domain})\n'

@@ -60,7 +60,7 @@ def lower_torch(
         raise LoweringError(
             f"cannot lower a {type(model).__name__}",
             why="a torch.nn.Module or a torch.export.ExportedProgram is wanted",
-            todo="wrap a function in a module whose forward calls it",
+            remedy="wrap a function in a module whose forward calls it",
         )
     return Lowering(capture(model, inputs, dynamic), name, type(model).__name__).run()
 
@@ -70,14 +70,14 @@ def read_exported_program(path: str | Path) -> torch.export.ExportedProgram:
     import torch
 
     if not Path(path).is_file():
-        raise InputError(f"there is no file {path}", todo="check the path of the .pt2 file")
+        raise InputError(f"there is no file {path}", remedy="check the path of the .pt2 file")
     try:
         return torch.export.load(path)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         raise InputError(
             f"{path} is no exported program",
             why=f"{type(error).__name__}: {error}",
-            todo="write it with torch.export.save() of the same torch version",
+            remedy="write it with torch.export.save() of the same torch version",
         ) from error
 
 

@@ -79,7 +79,7 @@ class _DynamicDims:
                             f"dynamic dim {symbol} has two ranges, {known} and {bounds}",
                             where=f"{parameter} axis {axis}",
                             why="inputs that share a name share one size",
-                            todo="give one range, or different names",
+                            remedy="give one range, or different names",
                         )
                     found.ranges[symbol] = bounds or known
         return found
@@ -103,7 +103,7 @@ def _parse_size(parameter: str, axis: int, text: str) -> IntLike:
         f"'{text}' is no dynamic dim",
         where=f"{parameter} axis {axis}",
         why="it is a name, or a multiple of one name plus a constant",
-        todo="write for instance 'B', '2*B', 'T+1', or ('B', 1, 64)",
+        remedy="write for instance 'B', '2*B', 'T+1', or ('B', 1, 64)",
     )
 
 
@@ -132,7 +132,7 @@ def capture(model: torch.nn.Module, inputs: Inputs, dynamic: DynamicSpec | None)
         raise LoweringError(
             f"dynamic= names {', '.join(map(repr, unknown))}",
             why=f"the inputs of forward are {', '.join(sorted(names))}",
-            todo="use the names of the parameters of forward",
+            remedy="use the names of the parameters of forward",
         )
     values = _example_sizes(bound, dims)
     small = {
@@ -179,7 +179,7 @@ def _bind(model: torch.nn.Module, inputs: Inputs) -> inspect.BoundArguments:
         raise LoweringError(
             f"the inputs do not fit {type(model).__name__}.forward{signature}",
             why=str(error),
-            todo="pass inputs= as a tuple in this order, or a dict by parameter name",
+            remedy="pass inputs= as a tuple in this order, or a dict by parameter name",
         ) from None
 
 
@@ -219,7 +219,7 @@ def _example_sizes(bound: inspect.BoundArguments, dims: _DynamicDims) -> dict[st
             raise LoweringError(
                 f"the example of '{parameter}' has size {shape[axis]} at axis {axis}",
                 why=f"that axis is {size}, and {root} is {values.get(root, 'not whole')} elsewhere",
-                todo="pass examples whose sizes agree",
+                remedy="pass examples whose sizes agree",
             )
     return values
 
@@ -301,25 +301,25 @@ def _explain(error: Exception, model: str) -> LoweringError:
         return LoweringError(
             f"dynamic dim {name} of {model} is always {constant}",
             why=f"the code of the model fixes it, so torch.export specialised it: {_trim(text)}",
-            todo=f"take sizes from tensor.shape instead of writing {constant}, or drop {name} from dynamic=",
+            remedy=f"take sizes from tensor.shape and not {constant}, or drop {name} from dynamic=",
         )
     violated = _VIOLATED.search(text)
     if violated:
         return LoweringError(
             f"dynamic dim {violated[1]} of {model} cannot take every value of its range",
             why=f"the code of the model holds for some sizes only: {_trim(text)}",
-            todo="narrow the range, for instance ('B', 4, 64), or change what torch suggests above",
+            remedy="narrow the range, for instance ('B', 4, 64), or change what torch suggests above",
         )
     if "data-dependent" in text:
         return LoweringError(
             f"{model} takes a decision that depends on the data of a tensor",
             why=_trim(text),
-            todo="write it with torch.where or torch.cond, or compute it outside the model",
+            remedy="write it with torch.where or torch.cond, or compute it outside the model",
         )
     return LoweringError(
         f"torch.export cannot capture {model}",
         why=f"{type(error).__name__}: {_trim(text)}",
-        todo="make model(*inputs) run first, and remove Python side effects and data-dependent branches",
+        remedy="make model(*inputs) run first, and remove Python side effects and data-dependent branches",
     )
 
 
@@ -403,7 +403,7 @@ def _name_symbols(captured: Captured, dims: _DynamicDims) -> None:
             raise LoweringError(
                 f"dynamic dim {wanted} ('{parameter}' axis {axis}) is always {size}",
                 why="torch.export specialised it to a constant",
-                todo=f"compute sizes from tensor.shape, or drop {wanted} from dynamic=",
+                remedy=f"compute sizes from tensor.shape, or drop {wanted} from dynamic=",
             )
         symbol, value = solve_symbol(size, wanted, Dim.symbol(root), parameter)
         if captured.symbols.setdefault(symbol, value) != value:
@@ -411,7 +411,7 @@ def _name_symbols(captured: Captured, dims: _DynamicDims) -> None:
                 f"dims {captured.symbols[symbol]} and {value} are always equal",
                 where=f"'{parameter}' axis {axis}",
                 why="the code of the model makes torch.export join them",
-                todo="give both the same name in dynamic=",
+                remedy="give both the same name in dynamic=",
             )
     _keep_other_symbols(captured, sizes)
 

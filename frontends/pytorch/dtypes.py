@@ -36,7 +36,7 @@ def element_type(dtype: torch.dtype) -> DType:
         raise LoweringError(
             f"tensors of {dtype} cannot be lowered",
             why=f"the IR has {', '.join(str(each).removeprefix('torch.') for each in _ELEMENT)}",
-            todo="cast to one of these in the model",
+            remedy="cast to one of these in the model",
         )
     return found
 

@@ -113,7 +113,7 @@ class Lowering:
             raise LoweringError(
                 f"'{target}' of {self._model} is {type(tensor).__name__}, not a tensor",
                 why="constants of a graph are tensors",
-                todo="pass plain tensors, parameters and buffers",
+                remedy="pass plain tensors, parameters and buffers",
             )
         key = (
             tensor.untyped_storage().data_ptr(),
@@ -238,7 +238,7 @@ class Lowering:
                     f"the lowering rule of {name} built {kind}",
                     where=loc.readable(),
                     why=f"torch computes {wanted}",
-                    todo="correct the rule, or register another with replace=True",
+                    remedy="correct the rule, or register another with replace=True",
                 )
 
     # -- results ------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class Lowering:
             raise LoweringError(
                 f"{self._model} writes to {names} while it runs",
                 why="a graph has no state: buffers are constants and inputs are read only",
-                todo="call model.eval() if these are running statistics; else pass the state as an input "
+                remedy="call model.eval() if these are running statistics; else pass the state as an input "
                 "and return the new state",
             )
 
@@ -262,7 +262,7 @@ class Lowering:
             raise LoweringError(
                 f"{self._model} returns the number {value}",
                 why="outputs of a graph are tensors",
-                todo="return tensors only",
+                remedy="return tensors only",
             )
         return self._builder.size(value, element_type(torch.int64))
 

@@ -49,7 +49,7 @@ def register(*overloads: object, replace: bool = False) -> Callable[[R], R]:
                 raise LoweringError(
                     f"operator {name} has a lowering rule already",
                     why=f"it is {_RULES[name].__module__}.{_RULES[name].__qualname__}",
-                    todo="pass replace=True to register() to override it",
+                    remedy="pass replace=True to register() to override it",
                 )
             _RULES[name] = rule
         return rule

@@ -72,7 +72,7 @@ class Report:
         return LoweringError(
             f"{what} in {model} cannot be lowered",
             why="\n" + "\n".join(_all_lines(entries)),
-            todo=self._advice(entries),
+            remedy=self._advice(entries),
         )
 
     @staticmethod

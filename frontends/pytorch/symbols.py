@@ -110,5 +110,5 @@ def solve_symbol(size: torch.SymInt, wanted: IntLike, root: IntLike, parameter: 
     raise LoweringError(
         f"torch.export made the size {expression} of the dynamic dim {wanted} of '{parameter}'",
         why=f"this cannot be solved for {root}",
-        todo="give each independent size a name of its own in dynamic=",
+        remedy="give each independent size a name of its own in dynamic=",
     )

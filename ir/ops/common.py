@@ -33,7 +33,7 @@ def dense(op: Op, value: Value, name: str) -> TensorType:
         raise op.error(
             f"operand {name} ({value}) is {kind}",
             why="a dense tensor is wanted",
-            todo="insert quant.dequantize or core.cast",
+            remedy="insert quant.dequantize or core.cast",
         )
     return kind
 
@@ -69,7 +69,7 @@ def same_dtype(op: Op, left: Value, right: Value) -> DType:
         raise op.error(
             f"{left} is {left.type} but {right} is {right.type}",
             why="operands share one element type",
-            todo="insert core.cast",
+            remedy="insert core.cast",
         )
     return a
 
@@ -140,7 +140,7 @@ def pads_of(op: Op, pad: Sequence[int], spatial: int) -> tuple[tuple[int, int], 
     if len(pad) not in (spatial, 2 * spatial):
         raise op.error(f"pad has {len(pad)} values", why=f"it has {spatial} or {2 * spatial}")
     if any(p < 0 for p in pad):
-        raise op.error(f"pad {list(pad)} is negative", todo="use core.slice to crop")
+        raise op.error(f"pad {list(pad)} is negative", remedy="use core.slice to crop")
     before = tuple(pad[:spatial])
     after = tuple(pad[spatial:]) or before
     return tuple(zip(before, after, strict=True))

@@ -135,7 +135,7 @@ def accumulator_activation(op: Any, total: torch.Tensor) -> torch.Tensor:
             f"{op.opname} applies {op.act} to an i32 accumulator",
             where=op.loc.readable(),
             why="an accumulator has no scale of its own",
-            todo="declare a quantised result type with out=",
+            remedy="declare a quantised result type with out=",
         )
     return activate(total, op.act, op.act_alpha)
 
@@ -146,5 +146,5 @@ def uneven(op: Op) -> InputError:
         f"{op.opname} sums over an axis along which the scale varies",
         where=op.loc.readable(),
         why="such a sum has no single scale, so neither an i32 result nor an i32 bias means anything",
-        todo="use one scale per output; or declare a result type with out= and add the bias after it",
+        remedy="use one scale per output; or declare a result type with out= and add the bias after it",
     )

@@ -70,7 +70,7 @@ def slice_(op: core.Slice, args: Args, ctx: Context) -> torch.Tensor:
             raise InputError(
                 f"slice {low}..{high} leaves axis {axis} of {op.x}, which has {x.shape[axis]} elements",
                 why=f"the bounds are {start}..{stop}",
-                todo="call with other sizes, or narrow the ranges of the dims",
+                remedy="call with other sizes, or narrow the ranges of the dims",
             )
         picks[axis] = slice(low, high, step)
     return x[tuple(picks)]

@@ -86,7 +86,7 @@ class _Parser:
                 at=at,
                 width=len(version),
                 why=f"this plait reads version {VERSION.split('.')[0]}.x",
-                todo="print the graph again with this version of plait",
+                remedy="print the graph again with this version of plait",
             )
         while not scan.peek("func"):
             if scan.accept_word("dim"):
@@ -424,7 +424,7 @@ class _Parser:
                 f"dim {symbol} is not declared{did_you_mean(symbol, self.graph.dims)}",
                 at=at,
                 width=len(text),
-                todo=f"add 'dim {symbol} in 1..64' at the top",
+                remedy=f"add 'dim {symbol} in 1..64' at the top",
                 invariant=6,
             )
         return kind
@@ -485,7 +485,7 @@ class _Located:
                 at=self.at,
                 width=self.width,
                 why=error.why,
-                todo=error.todo,
+                remedy=error.remedy,
                 invariant=error.invariant if isinstance(error, VerifyError) else None,
             ) from None
 

@@ -97,7 +97,7 @@ class Scanner:
         at: int | None = None,
         width: int = 1,
         why: str | None = None,
-        todo: str | None = None,
+        remedy: str | None = None,
         invariant: int | None = None,
     ) -> VerifyError:
         """A VerifyError with file:line:column and a caret under `width` characters."""
@@ -111,7 +111,7 @@ class Scanner:
             what,
             where=f"{self.file}:{line}:{column}",
             why=why,
-            todo=todo,
+            remedy=remedy,
             invariant=invariant,
             snippet=snippet,
         )

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from plait.backends import compile_graph, load_executable
+from plait.backends.tvm.emulation import Emulation
 from plait.frontends.families import example
 from plait.frontends.pytorch import lower_torch
-from plait.ir import Graph, InputError, parse
+from plait.ir import CompileError, Graph, InputError, parse
 from plait.ir.dims import parse_dim
 from plait.ir.interpret import interpret
 
@@ -88,3 +89,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert parse(str(loaded.graph)) == parse(str(exe.graph))
     given = example("small_cnn").inputs(2, 1)
     torch.testing.assert_close(loaded.emulate(**given), exe.emulate(**given))
+
+
+def test_emulation_refuses_a_text_that_is_not_the_executables() -> None:
+    exe = compile_graph(lowered("small_cnn"), "a100", dims={"B": 1})
+    with pytest.raises(CompileError, match="is not what this machine generates"):
+        Emulation(exe.graph, exe.target, exe.cuda_source + "// another kernel\n")

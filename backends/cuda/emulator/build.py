@@ -67,7 +67,7 @@ def find_compiler() -> str:
     raise CompileError(
         "no C++ compiler to run CUDA kernels on the host",
         why=f"none of {', '.join(_COMPILERS)} is on PATH",
-        todo="install g++ (Debian: apt-get install g++), or compile without emulation",
+        remedy="install g++ (Debian: apt-get install g++), or compile without emulation",
     )
 
 
@@ -115,7 +115,7 @@ def _compiler_error(log: str) -> CompileError:
         "the host compiler rejects the emulated CUDA text" + (f": {found[4][:300]}" if found else ""),
         where=f"{found[1]}:{found[2]}:{found[3]}" if found else None,
         why=excerpt,
-        todo="if NVRTC accepts the text, an intrinsic is missing from the emulation headers",
+        remedy="if NVRTC accepts the text, an intrinsic is missing from the emulation headers",
     )
 
 
@@ -158,7 +158,7 @@ def build_library(source: str, *, optimize: str = "-O1", extra_units: Iterable[s
     parsed = parse_source(source)
     if not parsed.kernels:
         raise CompileError(
-            "the CUDA text defines no kernel", todo="hand in a text with a __global__ function"
+            "the CUDA text defines no kernel", remedy="hand in a text with a __global__ function"
         )
     units = [host.unit for host in rewrite_kernels(parsed)] + list(extra_units)
     compiler = find_compiler()

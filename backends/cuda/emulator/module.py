@@ -79,7 +79,7 @@ def encode_lane_order(lane_order: LaneOrder) -> tuple[int, int]:
         return 2, lane_order & 0xFFFFFFFF
     raise InputError(
         f"lane_order is {lane_order!r}",
-        todo='give "forward", "reversed", or an integer seed for a shuffled order',
+        remedy='give "forward", "reversed", or an integer seed for a shuffled order',
     )
 
 
@@ -196,7 +196,7 @@ def execution_error(message: str) -> CompileError:
 
 def _extents(what: str, extents: Sequence[int]) -> ctypes.Array[Any]:
     if len(extents) != 3 or any(not 0 < int(extent) < 2**32 for extent in extents):
-        raise InputError(f"{what} is {tuple(extents)}", todo="give three positive extents (x, y, z)")
+        raise InputError(f"{what} is {tuple(extents)}", remedy="give three positive extents (x, y, z)")
     return (ctypes.c_uint * 3)(*map(int, extents))
 
 
@@ -213,7 +213,7 @@ def _pointer(where: str, parameter: Parameter, argument: Any) -> ctypes.c_void_p
         raise InputError(f"a pointer takes a numpy array, not {type(argument).__name__}", where=where)
     if not argument.flags.c_contiguous:
         raise InputError(
-            "the array is not C-contiguous", where=where, todo="pass np.ascontiguousarray(array)"
+            "the array is not C-contiguous", where=where, remedy="pass np.ascontiguousarray(array)"
         )
     expected = _element_type(parameter.type)
     found = "uint8" if argument.dtype == np.bool_ else argument.dtype.name
@@ -222,7 +222,9 @@ def _pointer(where: str, parameter: Parameter, argument: Any) -> ctypes.c_void_p
         raise InputError(
             f"the array holds {argument.dtype.name}, the kernel reads {parameter.type}",
             where=where,
-            todo=f"pass an array of {expected}" if expected else "this element type has no numpy counterpart",
+            remedy=f"pass an array of {expected}"
+            if expected
+            else "this element type has no numpy counterpart",
         )
     return ctypes.c_void_p(argument.ctypes.data)
 

@@ -152,6 +152,6 @@ def _split_declaration(text: str, original: str) -> tuple[str, list[tuple[str, s
         raise CompileError(
             f"cannot read the shared memory declaration {' '.join(original.split())!r}",
             why="the emulation places shared variables itself, one for each `type name[extent]`",
-            todo="declare the variable with a named type, without an initialiser",
+            remedy="declare the variable with a named type, without an initialiser",
         )
     return head["base"], [(d["name"], d["extents"].strip()) for d in declarators if d]

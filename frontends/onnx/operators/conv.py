@@ -60,7 +60,7 @@ def _symbolic_same(call: Call, size: IntLike, stride: int) -> LoweringError:
     return call.error(
         f"auto_pad={call.text('auto_pad', '')} on a dim of {size} with stride {stride}",
         why="the pads depend on the value of the dim",
-        todo="fix the dim with inputs=, or export the model with explicit pads",
+        remedy="fix the dim with inputs=, or export the model with explicit pads",
     )
 
 

@@ -132,6 +132,6 @@ def dropout(call: Call) -> list[Value | Operand | None]:
     if call.has(2):
         training = call.operand(2).array
         if training is None or bool(training.reshape(())):
-            raise call.unsupported("Dropout in training mode", todo="export the model in evaluation mode")
+            raise call.unsupported("Dropout in training mode", remedy="export the model in evaluation mode")
     mask = call.full(True, t.boolean, call.shape(0)) if call.wants(1) else None
     return [call.operand(0), mask]

@@ -16,7 +16,7 @@ def batch_norm(call: Call) -> Value:
     if call.integer("training_mode", 0) or not call.integer("spatial", 1):
         raise call.unsupported(
             "BatchNormalization in training mode or with spatial=0",
-            todo="export the model in evaluation mode",
+            remedy="export the model in evaluation mode",
         )
     x, scale, bias, mean, variance = (call.value(i) for i in range(5))
     element = x.shaped.dtype

@@ -18,7 +18,9 @@ Pool2d = Callable[[Value, Pair, Pair, tuple[int, ...], Pair], Op]
 @lowers("MaxPool")
 def max_pool(call: Call) -> Value:
     if call.wants(1):
-        raise call.unsupported("the index output of MaxPool", todo="export the model without pooling indices")
+        raise call.unsupported(
+            "the index output of MaxPool", remedy="export the model without pooling indices"
+        )
     ceil = bool(call.integer("ceil_mode", 0))
 
     def pool(x: Value, kernel: Pair, stride: Pair, pads: tuple[int, ...], dilation: Pair) -> Op:

@@ -127,7 +127,7 @@ def resampled(call: Call, axes: list[Axis], rule: Rule) -> Value | Operand:
         if axis.fixed is None:
             raise call.unsupported(
                 f"{call.op_type} of a dim of {axis.size} by mode {rule.mode}, {rule.coordinates}",
-                todo="fix the dim with inputs=, or use coordinate_transformation_mode half_pixel",
+                remedy="fix the dim with inputs=, or use coordinate_transformation_mode half_pixel",
             )
         if rule.mode == "nearest":
             picks = call.constant(nearest_indices(axis, rule), "indices")

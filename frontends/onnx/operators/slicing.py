@@ -74,7 +74,7 @@ def _of_known_sign(call: Call, bound: IntLike) -> IntLike:
         raise call.error(
             f"the slice bound {bound} is negative for some dim values and not for others",
             why="a negative bound counts from the end",
-            todo="fix the dims with inputs=",
+            remedy="fix the dims with inputs=",
         )
     graph.declare_dim(name, least, graph.dims[name].high)
     return bound

@@ -105,7 +105,7 @@ class Scan(Op):
             raise self.error(
                 f"sequences have {len(lengths)} different lengths",
                 why="all sequences share their first dim",
-                todo="give length= where there is no sequence",
+                remedy="give length= where there is no sequence",
             )
         length = lengths.pop()
         state = tuple(value.type for value in self.inputs[split:])

@@ -171,7 +171,7 @@ class Slice(Op):
         for axis, start, stop, step in zip(self.axes, self.starts, self.stops, steps, strict=True):
             where = normalise_axis(self, axis, kind.rank)
             if step < 1:
-                raise self.error(f"step {step} is below 1", todo="use core.flip to reverse")
+                raise self.error(f"step {step} is below 1", remedy="use core.flip to reverse")
             size, span = shape[where], stop - start
             known = all(isinstance(v, int) for v in (start, stop, size))
             if known and not 0 <= start <= stop <= size:  # type: ignore[operator]  # all are ints here
@@ -198,7 +198,7 @@ class Pad(Op):
         if not len(self.before) == len(self.after) == kind.rank:
             raise self.error(f"before and after need one number for each of the {kind.rank} axes of {self.x}")
         if min((*self.before, *self.after), default=0) < 0:
-            raise self.error("pads are negative", todo="use core.slice to crop")
+            raise self.error("pads are negative", remedy="use core.slice to crop")
         if self.mode == "reflect":
             for dim, low, high in zip(kind.shape, self.before, self.after, strict=True):
                 if isinstance(dim, int) and max(low, high) >= max(dim, 1):

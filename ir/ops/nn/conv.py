@@ -24,14 +24,14 @@ def contraction_result(op: Op, x: Value, w: Value, b: Value | None, shape: Shape
             raise op.error(
                 f"{x} is {xt} but {w} is {wt}",
                 why="both are quantised or neither",
-                todo="insert quant.quantize",
+                remedy="insert quant.quantize",
             )
         if bt is not None and bt.dtype != i32:
             raise op.error(f"bias {b} is {bt}", why="the bias of quantised operands is i32")
         if out is None:
             if getattr(op, "act", "none") not in ("none", "relu"):
                 raise op.error(
-                    "an i32 accumulator takes no activation but relu", todo="declare a quantised result"
+                    "an i32 accumulator takes no activation but relu", remedy="declare a quantised result"
                 )
             return TensorType(i32, shape)
         if not isinstance(out, QuantType) or out.shape != shape:
@@ -89,7 +89,7 @@ class Convolution(Op):
         if x.shape[1] != w.shape[1] * groups:
             raise self.error(
                 f"{self.x} has {x.shape[1]} channels but {self.w} expects {w.shape[1]} x groups={groups}",
-                todo="check the channel counts and groups of the two layers",
+                remedy="check the channel counts and groups of the two layers",
             )
         pads = pads_of(self, pad, self.spatial)
         spatial = tuple(

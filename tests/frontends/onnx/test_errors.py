@@ -67,13 +67,13 @@ def test_checker_failures_are_passed_on():
     assert "absent" in (caught.value.why or "")
 
 
-@pytest.mark.parametrize(("opset", "todo"), [(6, "version_converter"), (10_000, "newer onnx")])
-def test_opset_out_of_range(opset, todo):
+@pytest.mark.parametrize(("opset", "remedy"), [(6, "version_converter"), (10_000, "newer onnx")])
+def test_opset_out_of_range(opset, remedy):
     model = simple()
     model.opset_import[0].version = opset
     with pytest.raises(LoweringError, match=f"uses opset {opset}") as caught:
         lower_onnx(model)
-    assert todo in (caught.value.todo or "")
+    assert remedy in (caught.value.remedy or "")
 
 
 def test_no_opset():
@@ -153,7 +153,7 @@ def test_external_data_of_a_model_in_memory(tmp_path):
     model = onnx.load(external(tmp_path, "w.bin"), load_external_data=False)
     with pytest.raises(LoweringError, match="in an external file 'w.bin'") as caught:
         lower_onnx(model)
-    assert "pass the path" in (caught.value.todo or "")
+    assert "pass the path" in (caught.value.remedy or "")
 
 
 # -- operators ------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_a_shape_computed_at_run_time():
     )
     with pytest.raises(LoweringError, match=r"node 'view' \(Reshape\): the shape \(input 1, 's'") as caught:
         lower_onnx(model)
-    assert caught.value.todo is not None
+    assert caught.value.remedy is not None
 
 
 def test_shapes_that_do_not_fit_name_the_node():
