@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import re
@@ -344,6 +345,9 @@ def adopt(program: ExportedProgram, dynamic: DynamicSpec | None) -> Captured:
     dims = _DynamicDims.parse(dynamic)
     captured = Captured(functional, [str(name) for name in names], dims.ranges, {})
     _name_symbols(captured, dims)
+    for symbol, dim in captured.symbols.items():  # a name without a range takes that of the program
+        if captured.ranges.get(str(dim)) == (1, None):
+            captured.ranges[str(dim)] = _range_of(functional, symbol)
     return captured
 
 
@@ -417,24 +421,42 @@ def _name_symbols(captured: Captured, dims: _DynamicDims) -> None:
 
 
 def _keep_other_symbols(captured: Captured, sizes: Mapping[str, Sequence[Any]]) -> None:
-    """Symbols without a user's name (of a program exported elsewhere) keep torch's name and range."""
-    constraints = {str(symbol): bounds for symbol, bounds in captured.program.range_constraints.items()}
+    """Symbols that `dynamic` does not name keep the name and range given to torch.export, or torch's own."""
     for shape in sizes.values():
         for size in shape:
             if isinstance(size, int):
                 continue
+            given = _names_given_to_export(size)
             for free in sorted(map(str, size.node.expr.free_symbols)):
                 if free in captured.symbols:
                     continue
-                bounds = constraints.get(free)
-                low = int(bounds.lower) if bounds is not None else 1
-                high = _finite(bounds.upper) if bounds is not None else None
-                try:
-                    captured.symbols[free] = Dim.symbol(free)
-                except InputError:
-                    continue
-                # torch traces with 2 or more but promises nothing special about 1
-                captured.ranges[free] = (1 if low == _SMALLEST_EXAMPLE else low, high)
+                name = given.get(free, free)
+                with contextlib.suppress(InputError):
+                    captured.symbols[free] = Dim.symbol(name)
+                    captured.ranges[name] = _range_of(captured.program, free)
+
+
+def _names_given_to_export(size: torch.SymInt) -> dict[str, str]:
+    """Names of torch.export.Dim by torch symbol, as far as the program still has them (a file has not)."""
+    environment = size.node.shape_env
+    names = getattr(environment, "source_name_to_debug_name", {})
+    found: dict[str, str] = {}
+    for symbol, sources in getattr(environment, "var_to_sources", {}).items():
+        for source in sources:
+            key = source.name() if callable(source.name) else source.name
+            if key in names:
+                found.setdefault(str(symbol), names[key])
+    return found
+
+
+def _range_of(program: ExportedProgram, symbol: str) -> tuple[int, int | None]:
+    """The range of a torch symbol; (1, None) where the program says nothing."""
+    constraints = {str(known): bounds for known, bounds in program.range_constraints.items()}
+    if symbol not in constraints:
+        return 1, None
+    low, high = int(constraints[symbol].lower), _finite(constraints[symbol].upper)
+    # torch traces with 2 or more but promises nothing special about 1
+    return (1 if low == _SMALLEST_EXAMPLE else low), high
 
 
 def _finite(bound: Any) -> int | None:

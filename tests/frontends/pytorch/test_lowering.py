@@ -318,3 +318,16 @@ def test_importing_the_package_does_not_import_torch() -> None:
 def test_supported_operators_are_many() -> None:
     assert len(supported_operators()) > 350
     assert "aten.scaled_dot_product_attention.default" in supported_operators()
+
+
+def test_exported_program_keeps_the_name_and_range_given_to_export() -> None:
+    class Doubled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, x])
+
+    batch = torch.export.Dim("batch", min=1, max=32)
+    program = torch.export.export(Doubled(), (torch.ones(3, 2),), dynamic_shapes=({0: batch},))
+    for dynamic, name in ((None, "batch"), ({"x": {0: "N"}}, "N")):
+        graph = lower_torch(program, dynamic=dynamic)
+        assert {n: (r.low, r.high) for n, r in graph.dims.items()} == {name: (1, 32)}
+        assert str(graph.outputs[0].type) == f"f32[2*{name},2]"
