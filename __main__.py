@@ -187,16 +187,16 @@ def kernel_table(executable: Any) -> Table:
 
 
 def write_sources(executable: Any, folder: Path) -> None:
-    """One file of CUDA C per kernel."""
+    """One file of CUDA C per kernel.  Raises InputError for a target without such text."""
     from plait.ir.files import write_atomically
 
+    if executable.target.kind != "gpu":
+        raise api.InputError(
+            f"target {executable.target.name} has no CUDA text",
+            remedy="leave out --sources, or compile for a100",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for kernel in executable.kernels:
-        if not kernel.source:
-            raise api.InputError(
-                f"target {executable.target.name} has no kernel text",
-                remedy="leave out --sources, or compile for a100",
-            )
         with write_atomically(folder / f"{kernel.name}.cu") as stream:
             stream.write(kernel.source.encode())
 
@@ -416,10 +416,11 @@ def compile_command(
     seconds = time.perf_counter() - start
     if output is not None:
         executable.save(output)
+    if sources is not None:
+        write_sources(executable, sources)
     if as_json:
-        emit_json(
-            {"target": target, "seconds": seconds, "kernels": [k.to_dict() for k in executable.kernels]}
-        )
+        rows = [{key: v for key, v in k.to_dict().items() if key != "source"} for k in executable.kernels]
+        emit_json({"target": target, "seconds": seconds, "kernels": rows})
         return
     out.print(kernel_table(executable))
     out.print(f"compiled in {seconds:.1f} s" + (f", wrote {output}" if output else ""))

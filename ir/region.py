@@ -37,13 +37,6 @@ class Region:
         self.params.append(value)
         return value
 
-    def remove_param(self, value: Value) -> None:
-        """Remove a parameter that nothing reads.  Raises ValueError while it has users."""
-        if value.users:
-            raise ValueError(f"{value} is still read by {value.users}")
-        self.params.remove(value)
-        value.region = None
-
     def set_results(self, values: Iterable[Value]) -> None:
         """Set the returned (or yielded) values, keeping use lists."""
         new = tuple(values)

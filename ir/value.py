@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
@@ -157,16 +156,3 @@ def check_constant(name: str, type: Type, array: np.ndarray) -> None:
             raise InputError(
                 f"data of constant @{name} leaves {low}..{high}", why=f"that is the range of {type}"
             )
-
-
-def walk_back(value: Value) -> Iterator[Op]:
-    """All ops that `value` depends on, nearest first, each once."""
-    seen: set[Op] = set()
-    stack = [value.producer]
-    while stack:
-        op = stack.pop()
-        if op is None or op in seen:
-            continue
-        seen.add(op)
-        yield op
-        stack.extend(operand.producer for operand in op.operands)

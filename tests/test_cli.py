@@ -154,6 +154,19 @@ def test_compile_for_the_a100_shows_resources(run: Run, archive: Path) -> None:
     assert all(k["registers"] > 0 and k["ops"] for k in kernels)
 
 
+def test_compile_writes_the_cuda_text_of_each_kernel(run: Run, archive: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cuda"
+    code, out, _ = run("compile", archive, "--target", "a100", "--dim", "B=2", "--sources", folder, "--json")
+    assert code == 0
+    names = {k["name"] for k in json.loads(out)["kernels"]}
+    assert {p.stem for p in folder.iterdir()} == names
+    assert all("__global__" in p.read_text() and "// plait: %" in p.read_text() for p in folder.iterdir())
+    code, _, err = run("compile", archive, "--target", "cpu", "--sources", tmp_path / "none")
+    assert code == 2
+    assert "target cpu has no CUDA text" in err
+    assert not (tmp_path / "none").exists()
+
+
 def test_predict(run: Run, archive: Path) -> None:
     code, out, _ = run("predict", archive, "--dim", "B=8")
     assert code == 0

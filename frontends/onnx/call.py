@@ -67,10 +67,6 @@ class Call:
         """The IR value of input `index`, None where it is left out."""
         return self.value(index) if self.has(index) else None
 
-    def materialise(self, operand: Operand) -> Value:
-        """The IR value of an operand."""
-        return self.builder.value(operand, self.name)
-
     def shape(self, index: int) -> Shape:
         """The shape of input `index`."""
         return self.operand(index).shape

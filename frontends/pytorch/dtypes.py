@@ -10,7 +10,7 @@ import torch
 from plait.ir import types as t
 from plait.ir.dims import Dim
 from plait.ir.errors import LoweringError
-from plait.ir.types import DType, TensorType
+from plait.ir.types import DType
 from plait.ir.value import Value
 
 _ELEMENT: dict[torch.dtype, DType] = {
@@ -76,8 +76,3 @@ def constant_array(tensor: torch.Tensor) -> np.ndarray:
     if element == t.bf16:
         return dense.view(torch.int16).numpy().copy().view(element.numpy).reshape(tuple(dense.shape))
     return dense.numpy().copy()
-
-
-def constant_type(tensor: torch.Tensor) -> TensorType:
-    """The IR type of a tensor with constant sizes."""
-    return TensorType(element_type(tensor.dtype), tuple(int(size) for size in tensor.shape))

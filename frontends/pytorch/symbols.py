@@ -82,14 +82,6 @@ class SymbolTable:
         return floor_div(self.expression(numerator), int(denominator))
 
 
-def symbol_name(value: int | torch.SymInt) -> str | None:
-    """The name of a size that is one bare torch symbol, else None."""
-    if isinstance(value, int):
-        return None
-    expression = value.node.expr
-    return expression.name if isinstance(expression, sympy.Symbol) else None
-
-
 def solve_symbol(size: torch.SymInt, wanted: IntLike, root: IntLike, parameter: str) -> tuple[str, IntLike]:
     """The torch symbol inside `size` and its value, given that `size` equals the dim `wanted`.
 

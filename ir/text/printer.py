@@ -12,7 +12,6 @@ from plait.ir.graph import Graph
 from plait.ir.op import Op
 from plait.ir.region import Region
 from plait.ir.types import DType
-from plait.ir.value import Value
 
 VERSION = "1.0"
 Annotate = Callable[[Op], "str | None"]
@@ -121,8 +120,3 @@ def literal(given: Any) -> str:
     if isinstance(given, Dim):
         return str(given)
     raise TypeError(f"an attribute cannot hold {type(given).__name__} {given!r}")
-
-
-def describe(value: Value) -> str:
-    """`%x : f32[2]`, for messages."""
-    return f"{value} : {value.type}"
