@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 TYPED := .cache/typing/plait
 ROOMS := ir frontends passes backends predictors
 
-.PHONY: run test test-slow lint format bench tables clean
+.PHONY: run test test-slow lint format bench coverage tables clean
 
 run: $(STAMP)
 	$(BIN)/python bench/main_job.py resnet18 --show --json build/main_job.json
@@ -35,13 +35,23 @@ bench: $(STAMP)
 	$(if $(DATA),$(BIN)/python bench/roofline_vs_measured.py $(DATA))
 	$(BIN)/python bench/tables.py
 
+# What the frontends cover, on suites that others wrote: hours on two cores.
+coverage: $(STAMP)
+	$(BIN)/python bench/coverage_onnx.py
+	$(BIN)/python bench/coverage_aten.py
+	$(BIN)/python bench/coverage_keras.py
+	$(BIN)/python bench/coverage_transformers.py
+	$(BIN)/python bench/coverage_dgl.py
+	$(BIN)/python bench/fuzz.py
+	$(BIN)/python bench/tables.py
+
 tables: $(STAMP)
 	$(BIN)/python bench/tables.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,bench,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tensorflow,test,bench,dev]'
 	touch $(STAMP)
 
 # mypy finds a package by its folder's name; the root of this one may be called anything.

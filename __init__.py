@@ -26,6 +26,8 @@ from plait.api import (
     optimize,
     parse,
     predict,
+    save_onnx,
+    to_onnx,
 )
 
 __version__ = "0.1.0"
@@ -47,4 +49,6 @@ __all__ = [
     "optimize",
     "parse",
     "predict",
+    "save_onnx",
+    "to_onnx",
 ]

@@ -201,6 +201,14 @@ def write_sources(executable: Any, folder: Path) -> None:
             stream.write(kernel.source.encode())
 
 
+def write_graph(graph: Graph, path: Path) -> None:
+    """Write an archive, or an ONNX model where the name ends so."""
+    if path.suffix == ".onnx":
+        api.save_onnx(graph, path)
+    else:
+        graph.save(path)
+
+
 # -- commands ---------------------------------------------------------------------------
 @app.command("lower")
 def lower_command(
@@ -212,10 +220,10 @@ def lower_command(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a model into the IR; write an archive with -o, else print the dump."""
+    """Bring a model into the IR; write an archive (`.onnx`: an ONNX model) with -o, else print the dump."""
     graph = read(source, dynamic=dynamic, seed=seed)
     if output is not None:
-        graph.save(output)
+        write_graph(graph, output)
     if as_json:
         emit_json({**summary(graph), **({"written": str(output)} if output else {"text": str(graph)})})
     elif output is not None:
@@ -277,7 +285,7 @@ def opt_command(
     with working("running passes"):
         result, report = optimize(graph, **options)
     if output is not None:
-        result.save(output)
+        write_graph(result, output)
     if as_json:
         emit_json({**report.to_dict(), **summary(result), "text": None if output else str(result)})
         return

@@ -23,6 +23,7 @@ from plait.ir.graph import Graph
 from plait.ir.text.parser import parse
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
     from plait.backends.executable import Executable
@@ -52,6 +53,8 @@ __all__ = [
     "optimize",
     "parse",
     "predict",
+    "save_onnx",
+    "to_onnx",
 ]
 
 
@@ -61,11 +64,13 @@ def lower(
     """Bring a model into the IR.
 
     Args:
-        source: a `torch.nn.Module`, a `torch.export.ExportedProgram` or `.pt2` path, an
-            `onnx.ModelProto` or `.onnx` path, a `.plait` path, IR text, the name of a
-            family's example (`resnet18`), or a `Graph`, which is returned as it is.
-        inputs: example inputs of a torch module, a tuple or a dict by forward parameter;
-            for ONNX, arrays that fix shapes the model leaves open.
+        source: a `torch.nn.Module`, a `torch.export.ExportedProgram` or `.pt2` path, a DGL
+            module (with a `DGLGraph` among its inputs), an `onnx.ModelProto` or `.onnx`
+            path, a `keras.Model`, `tf.function`, ConcreteFunction or SavedModel folder, a
+            `.plait` path, IR text, the name of a family's example (`resnet18`), or a
+            `Graph`, which is returned as it is.
+        inputs: example inputs of a torch or DGL module, a tuple or a dict by forward
+            parameter; for ONNX and TensorFlow, arrays that fix shapes the model leaves open.
         dynamic: names (and ranges) of dims that stay symbolic, by input and axis.
         name: name of the graph.
         seed: of the random weights of a family's example.
@@ -77,21 +82,29 @@ def lower(
     """
     if isinstance(source, Graph):
         return source
-    kinds = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(source).__mro__}
+    kinds = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(source).__mro__]
     options: dict[str, Any] = {"dynamic": dynamic, **({"name": name} if name else {})}
-    if kinds & {"torch.nn.modules.module.Module", "torch.export.exported_program.ExportedProgram"}:
+    if {"torch.nn.modules.module.Module", "torch.export.exported_program.ExportedProgram"}.intersection(
+        kinds
+    ):
+        from plait.frontends.dgl import holds_dgl_graph, lower_dgl
         from plait.frontends.pytorch import lower_torch
 
-        return lower_torch(source, inputs, **options)
+        return (lower_dgl if holds_dgl_graph(inputs) else lower_torch)(source, inputs, **options)
     if any(kind.startswith("onnx") and kind.endswith(".ModelProto") for kind in kinds):
         from plait.frontends.onnx import lower_onnx
 
         return lower_onnx(source, inputs, **options)
+    if any(kind.startswith(("keras.", "tensorflow.")) for kind in kinds):
+        from plait.frontends.tensorflow import lower_tensorflow
+
+        return lower_tensorflow(source, inputs, **options)
     if isinstance(source, (str, Path)):
         return _lower_text_or_path(source, inputs, options, seed)
     raise LoweringError(
         f"cannot lower a {type(source).__module__}.{type(source).__qualname__}",
-        why="the sources are torch modules and exported programs, ONNX models, .plait files and IR text",
+        why="the sources are torch and DGL modules, exported programs, ONNX models, Keras models, "
+        "tf.functions, SavedModels, .plait files and IR text",
         remedy="export the model to ONNX, or pass the torch module with example inputs",
     )
 
@@ -109,6 +122,10 @@ def _lower_text_or_path(source: str | Path, inputs: Any, options: dict[str, Any]
         from plait.frontends.pytorch import lower_torch, read_exported_program
 
         return lower_torch(read_exported_program(path), inputs, **options)
+    if path.is_dir():
+        from plait.frontends.tensorflow import lower_tensorflow
+
+        return lower_tensorflow(path, inputs, **options)
     if path.suffix in (".plait", ".txt") or path.is_file():
         found = load(path)
         return found if isinstance(found, Graph) else found.graph
@@ -117,7 +134,7 @@ def _lower_text_or_path(source: str | Path, inputs: Any, options: dict[str, Any]
     if text not in examples():
         raise InputError(
             f"there is no file '{text}' and no example of that name{did_you_mean(text, examples())}",
-            why="a source is a .onnx, .pt2 or .plait file, IR text, or the name of an example",
+            why="a source is a .onnx, .pt2 or .plait file, a SavedModel folder, IR text, or an example",
             remedy=f"check the path; examples: {', '.join(sorted(examples()))}",
         )
     chosen = example(text)
@@ -203,6 +220,29 @@ def interpret(source: Any, inputs: Mapping[str, Any] | Sequence[Any]) -> tuple[t
     from plait.ir.interpret import interpret as run_reference
 
     return run_reference(lower(source), inputs)
+
+
+def to_onnx(source: Any, *, opset: int | None = None) -> onnx.ModelProto:
+    """A graph (or what `lower` takes) as an ONNX model: the dense and quantised part of the IR.
+
+    Raises:
+        CompileError: with all ops that ONNX has no counterpart for, at once.
+    """
+    from plait.backends.onnx import to_onnx as export
+
+    return export(lower(source), **({} if opset is None else {"opset": opset}))
+
+
+def save_onnx(source: Any, path: str | Path, *, opset: int | None = None) -> None:
+    """Write a graph (or what `lower` takes) as an ONNX file; above 1 GB its weights go to `<path>.data`.
+
+    Raises:
+        CompileError: with all ops that ONNX has no counterpart for, at once.
+        InputError: the path is not writable.
+    """
+    from plait.backends.onnx import save_onnx as save
+
+    save(lower(source), path, **({} if opset is None else {"opset": opset}))
 
 
 def load(path: str | Path) -> Graph | Executable:

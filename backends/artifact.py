@@ -165,16 +165,16 @@ def _target(manifest: dict[str, Any], path: str | Path) -> Target:
 def _pack(parameters: dict[str, np.ndarray]) -> bytes:
     arrays = {}
     for index, array in enumerate(parameters.values()):
-        plain = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+        plain = array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
         arrays[str(index)] = np.asarray(plain, order="C")
     return bytes(safetensors.numpy.save(arrays))
 
 
 def _typed(array: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype == "bfloat16" and array.dtype == np.uint16:
+    if array.dtype.name != dtype:
         import ml_dtypes
 
-        return array.view(ml_dtypes.bfloat16)
+        return array.view(getattr(ml_dtypes, dtype))
     return array
 
 

@@ -6,19 +6,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from plait.ir import Graph, GraphType, InputError, ShapedType, Value
+from plait.ir import DType, Graph, GraphType, InputError, ShapedType, Value
+from plait.ir.bind import bound_dims
+from plait.ir.dims import evaluate, symbols_of
 from plait.ir.errors import did_you_mean
-from plait.ir.signature import SizeFact, shape_facts, solve_dims
+from plait.ir.signature import SizeFact, edges_and_counts, graph_facts, shape_facts, solve_dims
 
+#: Integers of numpy that are held in a byte each, and the type that holds them.
+_BYTES = {
+    np.dtype(ml_dtypes.int4): np.int8,
+    np.dtype(ml_dtypes.int2): np.int8,
+    np.dtype(ml_dtypes.uint4): np.uint8,
+    np.dtype(ml_dtypes.uint2): np.uint8,
+}
 #: TVM's code reads with vectors, which want this alignment in bytes.
 _ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Checked arguments: arrays in the order of the compiled function, and the values of the dims."""
+    """Checked arguments: arrays in the order of the compiled function, and the values of the dims.
+
+    Dims that ops bind are left out.
+    """
 
     arrays: list[Any]
     dims: dict[str, int]
@@ -46,8 +59,16 @@ def bind_arguments(graph: Graph, args: Sequence[Any], named: Mapping[str, Any]) 
         arrays += found
         facts += sizes
     dims = solve_dims(graph, facts)
-    for name, allowed in graph.dims.items():
-        if name not in dims and allowed.low != allowed.high and _computes_with(graph, name):
+    for value in graph.inputs:
+        if isinstance(value.type, GraphType):
+            _check_ends(value, given[value.name], dims)
+    unknown = [name for name in graph.dims if name not in dims]
+    bound = bound_dims(graph) if unknown else {}
+    for name in unknown:
+        allowed = graph.dims[name]
+        if name in bound:
+            continue
+        if allowed.low != allowed.high and _computes_with(graph, name):
             raise InputError(
                 f"no input shows the value of dim {name}",
                 where=f"call of @{graph.name}",
@@ -102,6 +123,7 @@ def _is_torch(argument: Any) -> bool:
 
 
 def _parts(argument: Any) -> Sequence[Any]:
+    argument, _ = edges_and_counts(argument)
     if hasattr(argument, "src") and hasattr(argument, "dst"):
         return (argument.src, argument.dst)
     return argument if isinstance(argument, (tuple, list)) else (argument,)
@@ -116,6 +138,8 @@ def _described(argument: Any) -> str:
 def _bind_tensor(value: Value, argument: Any) -> tuple[list[Any], list[SizeFact]]:
     kind = value.type
     assert isinstance(kind, ShapedType)
+    if isinstance(argument, np.ndarray) and argument.dtype in _BYTES:
+        argument = argument.astype(_BYTES[argument.dtype])
     _check_array(value, argument, kind.dtype.numpy)
     return [to_tensor(argument)], shape_facts(value.name, kind, tuple(map(int, argument.shape)))
 
@@ -138,7 +162,9 @@ def _check_array(value: Value, argument: Any, expected: np.dtype) -> None:
             remedy="call .cpu()",
         )
     actual = str(argument.dtype).removeprefix("torch.")
-    if actual != expected.name:
+    # torch has no type for one f4 or f6 element, so it holds the bit patterns.
+    patterns = _is_torch(argument) and actual == "uint8" and expected.name.startswith(("float4", "float6"))
+    if actual != expected.name and not patterns:
         raise InputError(
             f"{_described(argument)} was given",
             where=where,
@@ -148,12 +174,10 @@ def _check_array(value: Value, argument: Any, expected: np.dtype) -> None:
 
 
 def _bind_graph(value: Value, argument: Any) -> tuple[list[Any], list[SizeFact]]:
-    """(src, dst), an object with these, or an edge index [2, E], in the arrays of the graph's format."""
+    """(src, dst), an object with these or `edges()`, or an edge index [2, E], in the format's arrays."""
     kind = value.graph_type
     where = f"input {value.name}"
-    parts = [part.detach().cpu().numpy() if _is_torch(part) else part for part in _parts(argument)]
-    if len(parts) == 1 and isinstance(parts[0], np.ndarray) and parts[0].ndim == 2 and len(parts[0]) == 2:
-        parts = [parts[0][0], parts[0][1]]
+    parts = _edge_arrays(argument)
     if (
         len(parts) != 2
         or any(not isinstance(p, np.ndarray) or p.ndim != 1 for p in parts)
@@ -168,25 +192,40 @@ def _bind_graph(value: Value, argument: Any) -> tuple[list[Any], list[SizeFact]]
     for part in parts:
         _check_array(value, part, kind.index.numpy)
     src, dst = parts
-    facts = [SizeFact(value.name, "the number of edges", kind.edges, len(src), value.type)]  # type: ignore[arg-type]
-    if isinstance(kind.nodes, int):
-        worst = max(int(src.max(initial=0)), int(dst.max(initial=0)))
-        if worst >= kind.nodes or min(int(src.min(initial=0)), int(dst.min(initial=0))) < 0:
-            raise InputError(
-                f"an edge names node {worst}",
-                where=where,
-                why=f"its type {value.type} has {kind.nodes} nodes",
-            )
+    _, counts = edges_and_counts(argument)
+    facts = graph_facts(value.name, kind, len(src), counts)
     if kind.format == "coo":
         return [to_tensor(np.stack([src, dst]))], facts
     order = np.argsort(dst, kind="stable").astype(src.dtype)
     return [None, to_tensor(src[order]), to_tensor(order), dst], facts
 
 
+def _edge_arrays(argument: Any) -> list[Any]:
+    """Sources and destinations of a graph argument as numpy arrays, as far as it is one."""
+    parts = [part.detach().cpu().numpy() if _is_torch(part) else part for part in _parts(argument)]
+    if len(parts) == 1 and isinstance(parts[0], np.ndarray) and parts[0].ndim == 2 and len(parts[0]) == 2:
+        return [parts[0][0], parts[0][1]]
+    return parts
+
+
+def _check_ends(value: Value, argument: Any, dims: Mapping[str, int]) -> None:
+    """Raise InputError when an edge starts or ends outside the nodes, where code would read any memory."""
+    for side, part in zip(("src", "dst"), _edge_arrays(argument), strict=True):
+        count = value.graph_type.ends(side)
+        if not symbols_of(count) <= dims.keys():
+            continue  # nothing computes with it, or the call is refused below
+        nodes = evaluate(count, dims)
+        low, high = int(part.min(initial=0)), int(part.max(initial=-1))
+        if low < 0 or high >= nodes:
+            raise InputError(
+                f"an edge names node {high if high >= nodes else low}",
+                where=f"input {value.name}",
+                why=f"the graph {value.type} has nodes 0..{nodes - 1}",
+            )
+
+
 def finish_rows(arrays: list[Any], graph: Graph, dims: Mapping[str, int]) -> list[Any]:
     """Row pointers of csr graphs, which need the number of nodes."""
-    from plait.ir.dims import evaluate
-
     done: list[Any] = []
     stream = iter(arrays)
     for value in graph.inputs:
@@ -207,19 +246,46 @@ def to_tensor(argument: Any) -> Any:
 
     if _is_torch(argument):
         tensor = argument.detach().contiguous()
+        if tensor.is_floating_point() and tensor.itemsize == 1:
+            tensor = tensor.view(_torch_type("uint8"))
         if tensor.data_ptr() % _ALIGNMENT == 0 or not tensor.numel():
             return tvm.runtime.from_dlpack(tensor)
         return tvm.runtime.from_dlpack(tensor.clone())
     array = np.ascontiguousarray(argument).reshape(argument.shape)
+    if array.dtype.isbuiltin != 1 and array.dtype.itemsize == 1:
+        array = array.view(np.uint8)
     usable = array.ctypes.data % _ALIGNMENT == 0 and array.flags.writeable and array.dtype.isbuiltin == 1
     return tvm.runtime.from_dlpack(array) if usable else tvm.runtime.tensor(array)
 
 
-def from_tensor(result: Any, *, as_torch: bool) -> Any:
-    """A result as a numpy array or torch tensor, over the same memory where its element type allows."""
+def from_tensors(results: Sequence[Any], graph: Graph, *, as_torch: bool) -> list[Any]:
+    """Results as numpy arrays or torch tensors, over the same memory where their element types allow."""
+    elements: list[DType] = []
+    for value in graph.outputs:
+        if isinstance(value.type, GraphType):
+            elements += [value.type.index] * (1 if value.type.format == "coo" else 3)
+        else:
+            elements.append(value.shaped.dtype)
+    return [_from_tensor(r, e, as_torch) for r, e in zip(results, elements, strict=True)]
+
+
+def _from_tensor(result: Any, element: DType, as_torch: bool) -> Any:
     if as_torch:
         import torch
 
-        return torch.from_dlpack(result)
+        tensor = torch.from_dlpack(result)
+        # f4 and f6 stay bit patterns, as torch has no type for one element of theirs.
+        return (
+            tensor.view(_torch_type(element.numpy.name))
+            if element.is_minifloat and element.bits == 8
+            else tensor
+        )
     array = result.numpy() if str(result.dtype) == "bfloat16" else np.from_dlpack(result)
-    return array
+    return array.view(element.numpy) if element.is_minifloat else array
+
+
+def _torch_type(name: str) -> Any:
+    """The torch dtype of a name that it shares with numpy."""
+    import torch
+
+    return getattr(torch, name)

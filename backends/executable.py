@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plait.backends.artifact import StoredLibrary, save
-from plait.backends.binding import bind_arguments, finish_rows, from_tensor, signature, to_tensor
+from plait.backends.binding import bind_arguments, finish_rows, from_tensors, signature, to_tensor
 from plait.backends.kernels import Kernel, kernel_table
 from plait.backends.targets import CpuTarget, GpuTarget, Target
 from plait.ir import Graph, InputError
+from plait.ir.bind import bound_dims
 from plait.ir.memory import MemoryPlan, plan_memory
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Executable:
             if isinstance(self.target, CpuTarget):
                 _use_threads(self.threads)
             results = self._run(self._machine, self._parameters, bound.arrays, bound.dims)
-        return _unpacked([from_tensor(r, as_torch=bound.torch_results) for r in results])
+        return _unpacked(from_tensors(results, self.graph, as_torch=bound.torch_results))
 
     def emulate(self, *args: Any, lane_order: LaneOrder = "forward", **named: Any) -> Any:
         """Run the CUDA text of every kernel on the host, thread by thread, with its barriers and shuffles.
@@ -113,7 +114,7 @@ class Executable:
                 self._emulated = Emulation(self.graph, self.target, self.cuda_source)
             arrays = finish_rows(bound.arrays, self.graph, bound.dims)
             results = self._emulated.run(arrays, bound.dims, lane_order)
-        return _unpacked([from_tensor(r, as_torch=bound.torch_results) for r in results])
+        return _unpacked(from_tensors(results, self.graph, as_torch=bound.torch_results))
 
     def _require_device(self) -> None:
         import tvm
@@ -130,6 +131,8 @@ class Executable:
     def _start(self) -> None:
         import tvm
         from tvm import relax
+
+        import plait.backends.tvm.runtime  # noqa: F401  # registers what the code calls by name
 
         device = tvm.cpu() if isinstance(self.target, CpuTarget) else tvm.cuda(0)
         module = self._code.module
@@ -173,12 +176,20 @@ class Executable:
     # -- looking --------------------------------------------------------------------
     @property
     def memory(self) -> MemoryPlan:
-        """The memory plan at the upper bound of each dim, or its lower one where it has no upper."""
+        """The memory plan at the upper bound of each dim, or its lower one where it has no upper.
+
+        A dim that an op binds has the largest size that the op can give it.
+        """
         return self.memory_at({})
 
     def memory_at(self, dims: Mapping[str, int]) -> MemoryPlan:
         """The memory plan at given dims; others as in `memory`."""
-        values = {n: r.high if r.high is not None else max(r.low, 1) for n, r in self.graph.dims.items()}
+        bound = bound_dims(self.graph)
+        values = {
+            name: allowed.high if allowed.high is not None else max(allowed.low, 1)
+            for name, allowed in self.graph.dims.items()
+            if name not in bound or bound[name].bound_limit() is None
+        }
         return plan_memory(self.graph, {**values, **dims})
 
     @property

@@ -12,7 +12,20 @@ from typing import Any
 
 from plait.ir.files import write_atomically
 
-PACKAGES = ("plait", "numpy", "torch", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "networkx")
+PACKAGES = (
+    "plait",
+    "numpy",
+    "torch",
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "onnx",
+    "onnxruntime",
+    "networkx",
+    "tensorflow-cpu",
+    "keras",
+    "dgl",
+    "transformers",
+)
 
 
 def machine() -> dict[str, Any]:

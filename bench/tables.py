@@ -86,10 +86,71 @@ def roofline_vs_measured(record: dict[str, Any]) -> str:
     return markdown(record["table"]["headings"], rows) + provenance(record)
 
 
+def coverage(records: dict[str, dict[str, Any]]) -> str:
+    """What each suite holds, and how much of it is covered on the interpreter and the CPU target."""
+    rows = []
+    onnx = records["coverage_onnx"]
+    for kind in onnx["totals"]["cpu"]:
+        counts = {target: onnx["totals"][target][kind] for target in ("interpreter", "cpu")}
+        left = "; ".join(
+            f"{target}: {c['failed']} failed, {c['refused']} refused" for target, c in counts.items()
+        )
+        cells = [f"{c['passed']} of {c['tests'] - c['excluded']} ({c['percent']} %)" for c in counts.values()]
+        excluded = f", {counts['cpu']['excluded']} excluded" if counts["cpu"]["excluded"] else ""
+        rows.append(
+            [f"onnx backend tests, {kind}", f"{counts['cpu']['tests']} tests{excluded}", *cells, left]
+        )
+    aten = records["coverage_aten"]
+    tried = aten["operators"] - len(aten["without_samples"])
+    cells = [f"{aten[t]['covered']} of {tried} ({aten[t]['share']:.1%})" for t in ("interpreter", "cpu")]
+    missing = f"{len(aten['without_samples'])} operators that no OpInfo reaches"
+    rows.append(["core ATen, torch's OpInfo samples", f"{aten['samples']:,} samples", *cells, missing])
+    keras = records["coverage_keras"]["rows"]
+    lowered = [row for row in keras if "failure" not in row]
+    compared = [row for row in lowered if "error" in row]
+    agree = sum(row["error"] <= 1.0 for row in compared)
+    between = sum(len(row["transposes_between_convolutions"]) for row in lowered)
+    rows.append(
+        ["keras.applications", f"{len(keras)} constructors", f"{len(lowered)} lower",
+         f"{agree} of the {len(compared)} smallest agree", f"{between} transposes between convolutions"]
+    )  # fmt: skip
+    transformers = records["coverage_transformers"]
+    total = len(transformers["rows"])
+    rows.append(
+        ["Hugging Face transformers " + transformers["transformers"], f"{total} architectures",
+         f"{transformers['passed']} agree", f"{transformers['passed']} of {total} agree", ""]
+    )  # fmt: skip
+    dgl = records["coverage_dgl"]
+    rows.append(
+        ["dgl.nn.pytorch conv layers", f"{dgl['layers']} layers", f"{dgl['covered']} agree",
+         f"{dgl['covered']} of {dgl['layers']} agree on two graphs", ""]
+    )  # fmt: skip
+    headings = ["suite", "size", "reference interpreter", "cpu", "rest"]
+    fuzz = records["fuzz"]
+    damaged = (
+        f"\nDamaged ONNX files and IR texts (`bench/fuzz.py`): {fuzz['inputs']:,} inputs, "
+        f"{len(fuzz['findings'])} that end in neither a graph nor a `PlaitError` "
+        f"within {fuzz['limit_s']:.0f} s.\n"
+    )
+    return markdown(headings, rows) + damaged + provenance(aten)
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "main_job": main_job,
     "ir_scaling": ir_scaling,
     "roofline_vs_measured": roofline_vs_measured,
+    "coverage": coverage,
+}
+#: Tables made of the results of several benchmarks; every other table is named after its one.
+SOURCES = {
+    "coverage": (
+        "coverage_onnx",
+        "coverage_aten",
+        "coverage_keras",
+        "coverage_transformers",
+        "coverage_dgl",
+        "fuzz",
+    )
 }
 
 
@@ -97,8 +158,10 @@ def render(text: str, results: Path) -> str:
     """The README text with every table made anew.  Raises KeyError for a table that nobody renders."""
 
     def replace(match: re.Match[str]) -> str:
-        record = json.loads((results / f"{match[2]}.json").read_text())
-        return f"{match[1]}{RENDERERS[match[2]](record)}{match[3]}"
+        names = SOURCES.get(match[2], (match[2],))
+        records = {name: json.loads((results / f"{name}.json").read_text()) for name in names}
+        given = records if match[2] in SOURCES else records[match[2]]
+        return f"{match[1]}{RENDERERS[match[2]](given)}{match[3]}"
 
     return BLOCK.sub(replace, text)
 

@@ -136,7 +136,7 @@ def unpack_constants(graph: Graph, packed: bytes, file: str) -> dict[str, np.nda
 def _storable(array: np.ndarray) -> np.ndarray:
     """The array in an element type that every safetensors reader knows."""
     if array.dtype.kind == "c":
-        return np.asarray(array, order="C")[..., None].view(np.float32)
-    if array.dtype.kind == "V" or array.dtype.name == "bfloat16":
-        return np.asarray(array, order="C").view(np.uint16)
+        return np.asarray(array, order="C")[..., None].view(array.real.dtype)
+    if array.dtype.isbuiltin != 1:  # bfloat16 and the minifloats
+        return np.asarray(array, order="C").view(f"u{array.dtype.itemsize}")
     return np.asarray(array, order="C")

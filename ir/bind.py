@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from plait.ir.dims import Dim, substitute, symbols_of
+from plait.ir.dims import Dim, evaluate, substitute, symbols_of
 from plait.ir.errors import InputError, did_you_mean
 from plait.ir.graph import DimRange, Graph
+from plait.ir.op import Op
 from plait.ir.region import Region
 from plait.ir.types import Type
 from plait.ir.value import Value
@@ -29,18 +30,52 @@ def check_dims(graph: Graph, values: Mapping[str, int]) -> None:
             )
 
 
+def bound_dims(graph: Graph) -> dict[str, Op]:
+    """The dims that ops give their values at run time, and those ops."""
+    return {name: op for op in graph.walk() if (name := op.bound_dim) is not None}
+
+
+def refuse_bound(graph: Graph, values: Mapping[str, int]) -> None:
+    """Raise InputError when a value is given for a dim that an op binds."""
+    if not values:
+        return
+    for name, op in bound_dims(graph).items():
+        if name in values:
+            raise InputError(
+                f"dim {name} of graph @{graph.name} cannot be set to {values[name]}",
+                why=f"{op.opname} %{op.name} gives it its value when it runs",
+                remedy=f"leave {name} out of dims",
+            )
+
+
 def default_dims(
     graph: Graph, values: Mapping[str, int] | None = None, *, upper: bool = False
 ) -> dict[str, int]:
     """A value for every dim: the given one, else a fixed dim's own, else (with `upper`) its upper bound.
 
+    A dim that an op binds has the least of its upper bound and what the op can
+    reach at most, whatever `upper` says.
+
     Raises InputError naming every dim that is left without a value.
     """
     found = dict(values or {})
     check_dims(graph, found)
+    bound = bound_dims(graph)
     for name, allowed in graph.dims.items():
-        if name not in found and allowed.high is not None and (upper or allowed.low == allowed.high):
-            found[name] = allowed.high
+        high = allowed.high
+        if high is None or name in found or name in bound:
+            continue
+        if upper or allowed.low == high:
+            found[name] = high
+    for name, op in bound.items():
+        limits = [graph.dims[name].high, op.bound_limit()]
+        known = [
+            evaluate(limit, found)
+            for limit in limits
+            if limit is not None and symbols_of(limit) <= found.keys()
+        ]
+        if name not in found and known:
+            found[name] = min(known)
     missing = [name for name in graph.dims if name not in found]
     if missing:
         example = ", ".join(f"'{name}': 8" for name in missing)
@@ -53,8 +88,12 @@ def default_dims(
 
 
 def bind_dims(graph: Graph, values: Mapping[str, int]) -> Graph:
-    """A copy of the graph with dim symbols fixed.  Raises InputError on unknown or out-of-range dims."""
+    """A copy of the graph with dim symbols fixed.
+
+    Raises InputError on unknown or out-of-range dims, and on those that an op binds.
+    """
     check_dims(graph, values)
+    refuse_bound(graph, values)
     copy = graph.clone()
     if not values:
         return copy

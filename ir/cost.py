@@ -5,11 +5,11 @@ The conventions stand in `plait.ir.cost_rules.table`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
-from plait.ir.bind import default_dims
+from plait.ir.bind import bound_dims, default_dims
 from plait.ir.cost_rules import RULES, UNKNOWN_COST, Cost, Sizes, engineering
 from plait.ir.graph import Graph
 from plait.ir.op import Op
@@ -90,12 +90,25 @@ def _region_cost(region: Region, dims: Mapping[str, int]) -> Cost:
 def graph_cost(graph: Graph, dims: Mapping[str, int] | None = None) -> GraphCost:
     """Cost of a graph under dim values; ops inside regions count in the row of the op that holds them.
 
+    Sizes that depend on data stand at their bounds unless given; what is computed
+    with them is an estimate.
+
     Raises InputError naming a dim that has no value.
     """
     values = default_dims(graph, dims)
-    rows = tuple(CostRow(op.name, op.opname, op_cost(op, values)) for op in graph.ops)
+    guessed = bound_dims(graph).keys() - (dims or {}).keys()
+    rows = tuple(
+        CostRow(op.name, op.opname, _estimated(op, op_cost(op, values), guessed)) for op in graph.ops
+    )
     exact = sum(row.cost.exact for row in rows)
     return GraphCost(sum((row.cost for row in rows), Cost()), rows, exact / len(rows) if rows else 1.0)
+
+
+def _estimated(op: Op, cost: Cost, guessed: Set[str]) -> Cost:
+    """The cost of an op, inexact where its types have a dim whose value is a guess."""
+    if guessed and any(value.type.symbols & guessed for value in (*op.operands, *op.results)):
+        return replace(cost, exact=False)
+    return cost
 
 
 def annotate_cost(graph: Graph, dims: Mapping[str, int] | None = None) -> Callable[[Op], str]:

@@ -16,15 +16,16 @@ from plait.ir.dims import IntLike, evaluate
 from plait.ir.errors import InputError, PlaitError, did_you_mean
 from plait.ir.graph import Graph
 from plait.ir.op import Op
-from plait.ir.reference import REFERENCES
+from plait.ir.reference import REFERENCES, carrier
 from plait.ir.reference.tensors import EdgeList, from_numpy, torch_dtype
 from plait.ir.region import Region
-from plait.ir.signature import SizeFact, shape_facts, solve_dims
+from plait.ir.signature import SizeFact, edges_and_counts, graph_facts, shape_facts, solve_dims
 from plait.ir.types import GraphType, ShapedType, SpikeType
 from plait.ir.value import Constant, Value
 
 Array = torch.Tensor | np.ndarray
-Input = Array | EdgeList | tuple[Array, Array]
+#: A graph may also be an object with `edges()` and node counts, such as a DGLGraph.
+Input = Array | EdgeList | tuple[Array, Array] | Any
 Observer = Callable[[Value, Any], None]
 
 
@@ -46,7 +47,7 @@ def interpret(
             (src, dst) of [E] index tensors.
         observe: called with each computed value and its tensor, inner regions included.
         device: where to run; by default where the first tensor input is, else the CPU.
-        dims: values of dims that no input shape shows.
+        dims: values of dims that no input shape shows and no op binds.
         constants: tensors to use in place of constants, for instance trainable ones.
 
     Returns:
@@ -68,7 +69,8 @@ def interpret(
     run.dims = solve_dims(graph, facts, dims)
     for value, argument in zip(graph.inputs, arguments, strict=True):
         if isinstance(argument, EdgeList):
-            _check_ends(value, argument, evaluate(value.graph_type.nodes, run.dims))
+            for side, part in (("src", argument.src), ("dst", argument.dst)):
+                _check_ends(value, part, evaluate(value.graph_type.ends(side), run.dims))
     for name, tensor in (constants or {}).items():
         run.replace_constant(name, tensor)
     return run.run(graph.body, arguments)
@@ -103,6 +105,19 @@ class _Run:
                 remedy="verify the graph",
             )
         return self._constant(constant)
+
+    def bind(self, op: Op, size: int) -> None:
+        name = op.bound_dim
+        assert name is not None
+        allowed = self.graph.dims[name]
+        if size < allowed.low or (allowed.high is not None and size > allowed.high):
+            raise InputError(
+                f"{op.opname} gives dim {name} the value {size}",
+                where=op.loc.readable() if op.loc else f"%{op.name}",
+                why=f"it is declared dim {name} {allowed}",
+                remedy="declare the dim with a wider range, from 0 on",
+            )
+        self.dims[name] = size
 
     def run(self, region: Region, args: Sequence[Any]) -> tuple[Any, ...]:
         live = self._live
@@ -169,7 +184,7 @@ class _Run:
                 remedy="register one with plait.ir.reference.table.reference",
             )
         try:
-            found = function(op, tuple(args), self)
+            found = carrier.run(op, function, tuple(args), self)
         except PlaitError:
             raise
         except (RuntimeError, IndexError) as error:
@@ -259,9 +274,9 @@ def _device_of(inputs: Mapping[str, Input]) -> torch.device:
 def _accept(value: Value, given: Input, device: torch.device) -> tuple[Any, list[SizeFact]]:
     """An input as the interpreter holds it, and the sizes it shows.  Raises InputError."""
     if isinstance(value.type, GraphType):
+        given, counts = edges_and_counts(given)
         edges = _edges(value, given).to(device)
-        count = int(edges.src.shape[0])
-        return edges, [SizeFact(value.name, "the number of edges", value.type.edges, count, value.type)]
+        return edges, graph_facts(value.name, value.type, int(edges.src.shape[0]), counts)
     kind = value.shaped
     tensor = _tensor(value.name, given)
     if tensor.dtype != torch_dtype(kind):
@@ -306,7 +321,7 @@ def _edges(value: Value, given: Input) -> EdgeList:
             f"a {type(given).__name__} was given",
             where=where,
             why=f"its type is {value.type}",
-            remedy="pass (src, dst)",
+            remedy="pass (src, dst), or a graph object with edges() and node counts",
         )
     wanted = torch_dtype(value.graph_type.index)
     for part in (src, dst):
@@ -319,15 +334,14 @@ def _edges(value: Value, given: Input) -> EdgeList:
     return EdgeList(src, dst)
 
 
-def _check_ends(value: Value, edges: EdgeList, nodes: int) -> None:
+def _check_ends(value: Value, part: torch.Tensor, nodes: int) -> None:
     """Raise InputError when an edge starts or ends outside the nodes."""
-    for part in (edges.src, edges.dst):
-        if part.numel() and not 0 <= int(part.min()) <= int(part.max()) < nodes:
-            raise InputError(
-                f"an edge names node {int(part.max() if part.max() >= nodes else part.min())}",
-                where=f"input {value.name}",
-                why=f"the graph {value.type} has nodes 0..{nodes - 1}",
-            )
+    if part.numel() and not 0 <= int(part.min()) <= int(part.max()) < nodes:
+        raise InputError(
+            f"an edge names node {int(part.max() if part.max() >= nodes else part.min())}",
+            where=f"input {value.name}",
+            why=f"the graph {value.type} has nodes 0..{nodes - 1}",
+        )
 
 
 def _short(dtype: torch.dtype) -> str:

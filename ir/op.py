@@ -85,7 +85,7 @@ class Op:
     opname: ClassVar[str]
     schema: ClassVar[Schema]
     #: Without side effects and with a result that depends on operands and attributes only.
-    pure: ClassVar[bool] = True
+    pure: bool = True
 
     results: tuple[Value, ...] = ()
     loc: Loc = UNKNOWN
@@ -166,6 +166,16 @@ class Op:
             if spec.required or given != spec.default:
                 found[spec.name] = given
         return found
+
+    # -- sizes that depend on data ----------------------------------------------
+    @property
+    def bound_dim(self) -> str | None:
+        """The dim of the graph that takes its value when the op runs; None for nearly all ops."""
+        return None
+
+    def bound_limit(self) -> IntLike | None:
+        """The largest value that `bound_dim` can take, or None where nothing limits it."""
+        return None
 
     # -- to be written by each op ---------------------------------------------
     def infer(self) -> tuple[Type, ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from plait.ir.bind import check_dims
+from plait.ir.bind import check_dims, refuse_bound
 from plait.ir.dims import Dim, IntLike, substitute, symbols_of
 from plait.ir.errors import InputError
 from plait.ir.graph import Graph
-from plait.ir.types import ShapedType, Type
+from plait.ir.types import GraphType, ShapedType, Type
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,28 @@ def shape_facts(name: str, kind: ShapedType, shape: tuple[int, ...]) -> list[Siz
     ]
 
 
+def edges_and_counts(argument: Any) -> tuple[Any, dict[str, int]]:
+    """The edges of a graph object such as a DGLGraph as (src, dst), and its node counts by `src` and `dst`.
+
+    An object is one that has `edges()`, `num_src_nodes()` and `num_dst_nodes()`; anything
+    else is returned as it is, without counts.
+    """
+    if not all(hasattr(argument, name) for name in ("edges", "num_src_nodes", "num_dst_nodes")):
+        return argument, {}
+    counts = {"src": int(argument.num_src_nodes()), "dst": int(argument.num_dst_nodes())}
+    return tuple(argument.edges()), counts
+
+
+def graph_facts(name: str, kind: GraphType, edges: int, counts: Mapping[str, int]) -> list[SizeFact]:
+    """The facts that one graph input gives: its number of edges, and node counts where it shows any."""
+    facts = [SizeFact(name, "the number of edges", kind.edges, edges, kind)]
+    words = {"src": "source nodes", "dst": "destination nodes"}
+    return facts + [
+        SizeFact(name, f"the number of {words[side]}", kind.ends(side), count, kind)
+        for side, count in counts.items()
+    ]
+
+
 def solve_dims(
     graph: Graph, facts: Iterable[SizeFact], given: Mapping[str, int] | None = None
 ) -> dict[str, int]:
@@ -54,6 +77,7 @@ def solve_dims(
     """
     values, origin = dict(given or {}), dict.fromkeys(given or {}, "the given dims")
     check_dims(graph, values)
+    refuse_bound(graph, values)
     pending = list(facts)
     while pending:
         rest = [fact for fact in pending if not _apply(fact, values, origin)]

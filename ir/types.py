@@ -9,6 +9,13 @@ dump, and `parse_type(str(t)) == t`:
     qi4<@fc.w.scale, axis=1, group=128>[..]  per group along an axis
     spike<0.084>[T,B,256]                    binary events, estimated density
     graph<N, E, csr, i32>                    a graph of N nodes and E edges
+    graph<N, E, coo, i64, src=M>             edges from M source nodes to N others
+
+Element types of 8 bits and more are held as themselves.  i2, u2, i4 and u4 are held
+one element a byte, as int8 or uint8 values; f4e2m1fn, f6e2m3fn and f6e3m2fn one
+element a byte, as a bit pattern in its low bits.  The floats of 8 bits and fewer
+(minifloats, `plait.ir.minifloat`) are for storage: ops that move elements, casts and
+bit casts take them, arithmetic wants a cast.
 """
 
 from __future__ import annotations
@@ -44,7 +51,7 @@ class DType:
 
     @property
     def numpy(self) -> np.dtype:
-        """The numpy dtype that stores one element (4-bit types are stored in a byte)."""
+        """The numpy dtype that stores one element (types below 8 bits are stored in a byte)."""
         return _NUMPY[self.name]
 
     @property
@@ -54,6 +61,11 @@ class DType:
     @property
     def is_integer(self) -> bool:
         return self.kind in ("int", "uint")
+
+    @property
+    def is_minifloat(self) -> bool:
+        """Whether it is a float of 8 bits or fewer, which is stored and moved but not computed with."""
+        return self.kind == "float" and self.bits <= 8
 
 
 f64 = DType("f64", 64, "float")
@@ -65,13 +77,31 @@ i32 = DType("i32", 32, "int")
 i16 = DType("i16", 16, "int")
 i8 = DType("i8", 8, "int")
 i4 = DType("i4", 4, "int")
+i2 = DType("i2", 2, "int")
+u64 = DType("u64", 64, "uint")
+u32 = DType("u32", 32, "uint")
+u16 = DType("u16", 16, "uint")
 u8 = DType("u8", 8, "uint")
 u4 = DType("u4", 4, "uint")
+u2 = DType("u2", 2, "uint")
 boolean = DType("bool", 8, "bool")
 c64 = DType("c64", 64, "complex")
+c128 = DType("c128", 128, "complex")
+f8e4m3fn = DType("f8e4m3fn", 8, "float")
+f8e5m2 = DType("f8e5m2", 8, "float")
+f8e4m3fnuz = DType("f8e4m3fnuz", 8, "float")
+f8e5m2fnuz = DType("f8e5m2fnuz", 8, "float")
+f8e8m0fnu = DType("f8e8m0fnu", 8, "float")
+f6e2m3fn = DType("f6e2m3fn", 6, "float")
+f6e3m2fn = DType("f6e3m2fn", 6, "float")
+f4e2m1fn = DType("f4e2m1fn", 4, "float")
 
 DTYPES: dict[str, DType] = {
-    d.name: d for d in (f64, f32, f16, bf16, i64, i32, i16, i8, i4, u8, u4, boolean, c64)
+    d.name: d
+    for d in (
+        *(f64, f32, f16, bf16, i64, i32, i16, i8, i4, i2, u64, u32, u16, u8, u4, u2, boolean, c64, c128),
+        *(f8e4m3fn, f8e5m2, f8e4m3fnuz, f8e5m2fnuz, f8e8m0fnu, f6e2m3fn, f6e3m2fn, f4e2m1fn),
+    )
 }
 _NUMPY: dict[str, np.dtype] = {
     "f64": np.dtype(np.float64),
@@ -83,13 +113,27 @@ _NUMPY: dict[str, np.dtype] = {
     "i16": np.dtype(np.int16),
     "i8": np.dtype(np.int8),
     "i4": np.dtype(np.int8),
+    "i2": np.dtype(np.int8),
+    "u64": np.dtype(np.uint64),
+    "u32": np.dtype(np.uint32),
+    "u16": np.dtype(np.uint16),
     "u8": np.dtype(np.uint8),
     "u4": np.dtype(np.uint8),
+    "u2": np.dtype(np.uint8),
     "bool": np.dtype(np.bool_),
     "c64": np.dtype(np.complex64),
+    "c128": np.dtype(np.complex128),
+    "f8e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "f8e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "f8e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "f8e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "f8e8m0fnu": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "f6e2m3fn": np.dtype(ml_dtypes.float6_e2m3fn),
+    "f6e3m2fn": np.dtype(ml_dtypes.float6_e3m2fn),
+    "f4e2m1fn": np.dtype(ml_dtypes.float4_e2m1fn),
 }
 _FROM_NUMPY: dict[np.dtype, DType] = {
-    _NUMPY[name]: d for name, d in DTYPES.items() if name not in ("i4", "u4")
+    _NUMPY[name]: d for name, d in DTYPES.items() if name not in ("i4", "u4", "i2", "u2")
 }
 
 
@@ -259,19 +303,27 @@ class GraphType(Type):
     """A message-passing topology: `edges` directed edges among `nodes` nodes, indices of `index`.
 
     `coo` holds source and destination of each edge; `csr` holds row pointers by
-    destination, sources, and each edge's number in the original order.
+    destination, sources, and each edge's number in the original order.  Where
+    `sources` is given the graph is bipartite: edges start at that many nodes of
+    another kind, and `nodes` counts destinations only.
     """
 
     nodes: IntLike
     edges: IntLike
     format: Literal["coo", "csr"] = "csr"
     index: DType = i32
+    sources: IntLike | None = None
+
+    def ends(self, side: str) -> IntLike:
+        """Number of nodes at the `src` or `dst` end of the edges."""
+        return self.nodes if side == "dst" or self.sources is None else self.sources
 
     def _dims(self) -> Shape:
-        return (self.nodes, self.edges)
+        return (self.nodes, self.edges, *(() if self.sources is None else (self.sources,)))
 
     def map_dims(self, change: Callable[[IntLike], IntLike]) -> GraphType:
-        return replace(self, nodes=change(self.nodes), edges=change(self.edges))
+        sources = None if self.sources is None else change(self.sources)
+        return replace(self, nodes=change(self.nodes), edges=change(self.edges), sources=sources)
 
     def bytes_at(self, environment: Mapping[str, int]) -> int:
         """Bytes of the index arrays under dim values."""
@@ -280,7 +332,8 @@ class GraphType(Type):
         return entries * self.index.bits // 8
 
     def __str__(self) -> str:
-        return f"graph<{self.nodes}, {self.edges}, {self.format}, {self.index}>"
+        sources = "" if self.sources is None else f", src={self.sources}"
+        return f"graph<{self.nodes}, {self.edges}, {self.format}, {self.index}{sources}>"
 
 
 # -- text ---------------------------------------------------------------------
@@ -348,6 +401,7 @@ def _density(text: str, parameters: str | None) -> float | None:
 
 def _parse_graph(text: str, parameters: str | None, shape_text: str | None) -> GraphType:
     parts = [part.strip() for part in _split(parameters or "")]
+    sources = parts.pop()[4:] if len(parts) == 5 and parts[4].startswith("src=") else None
     if len(parts) != 4 or shape_text is not None:
         raise ValueError(f"'{text}' is no graph type; it is written graph<N, E, csr, i32>")
     nodes, edges, layout, index = parts
@@ -355,7 +409,8 @@ def _parse_graph(text: str, parameters: str | None, shape_text: str | None) -> G
         raise ValueError(f"graph format '{layout}' is neither coo nor csr")
     if index not in ("i32", "i64"):
         raise ValueError(f"graph index type '{index}' is neither i32 nor i64")
-    return GraphType(parse_dim(nodes), parse_dim(edges), layout, DTYPES[index])  # type: ignore[arg-type]
+    starts = None if sources is None else parse_dim(sources)
+    return GraphType(parse_dim(nodes), parse_dim(edges), layout, DTYPES[index], starts)  # type: ignore[arg-type]
 
 
 def _parse_quantised(text: str, signed: bool, bits: int, parameters: str | None, shape: Shape) -> QuantType:

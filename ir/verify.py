@@ -11,6 +11,8 @@
      9  Use lists hold exactly the operands and region results that read a value.
     10  The results of the function are those it declares.
     11  A rewrite keeps locations: an op that a pass makes names that pass and its origins.
+    12  A dim that an op binds (`Op.bound_dim`) is bound by that op alone, is in no input, and
+        is used only behind the op: where a result of the op would be visible.
 
 Errors from a graph built in memory show the lines around the op as the dump
 prints them, the passes that made it and the user's module path.
@@ -18,7 +20,7 @@ prints them, the passes that made it and the user's module path.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from plait.ir.dims import IntLike, symbols_of
 from plait.ir.errors import PlaitError, VerifyError, did_you_mean
@@ -53,9 +55,13 @@ class _Verifier:
         self.names: set[str] = set()
         self.uses: dict[Value, dict[User, int]] = {}
         self.checked_types: set[Type] = set()
+        #: Dims that ops bind, and those of them that are bound where the walk stands.
+        self.binders: dict[str, Op] = {}
+        self.bound: set[str] = set()
 
     def run(self) -> None:
         visible: set[Value] = set()
+        self._binders()
         for key, constant in self.graph.constants.items():
             self._constant(key, constant)
             visible.add(constant)
@@ -63,6 +69,42 @@ class _Verifier:
         self._use_lists()
 
     # -- pieces -----------------------------------------------------------------
+    def _binders(self) -> None:
+        for op in self.graph.walk():
+            try:
+                name = op.bound_dim
+            except VerifyError as problem:
+                raise self._error(problem.what, op, 12, problem.why, problem.remedy) from None
+            if name is None:
+                continue
+            other = self.binders.setdefault(name, op)
+            if other is not op:
+                raise self._error(
+                    f"dim {name} is bound by {op.opname} %{op.name} and by {other.opname} %{other.name}",
+                    op,
+                    12,
+                    why="a dim has one value",
+                    remedy="declare a dim for each of them",
+                )
+
+    def _bound(self, symbols: Iterable[str], op: Op | None, where: str) -> None:
+        """Raise unless those symbols that ops bind have been bound here."""
+        for symbol in symbols:
+            if symbol in self.binders and symbol not in self.bound:
+                binder = self.binders[symbol]
+                raise self._error(
+                    f"dim {symbol} of {where} has no value here",
+                    op,
+                    12,
+                    why=f"{binder.opname} %{binder.name} binds it, "
+                    + (
+                        "which no input may show"
+                        if op is None
+                        else "which does not come before in this region"
+                    ),
+                    remedy=f"move the op behind %{binder.name}, or declare another dim",
+                )
+
     def _constant(self, key: str, constant: Constant) -> None:
         self._name(constant, None)
         if key != constant.name:
@@ -80,6 +122,7 @@ class _Verifier:
             self._name(value, region.owner)
             self._type(value, region.owner)
         visible.update(inside)
+        outside = set(self.bound)
         for op in region:
             self._op(op, visible)
             visible.update(op.results)
@@ -89,6 +132,7 @@ class _Verifier:
                 raise self._error(f"result {value} is not defined here", region.owner, 2)
             self._count(value, region)
         visible.difference_update(inside)  # what a region defines is not seen outside of it
+        self.bound = outside
 
     def _op(self, op: Op, visible: set[Value]) -> None:
         for value in op.operands:
@@ -104,6 +148,8 @@ class _Verifier:
             if region.owner is not op:
                 raise self._error(f"{op.opname}: a region belongs to {region.owner!r}", op, 2)
             self._region(region, visible)
+        if op.bound_dim is not None:
+            self.bound.add(op.bound_dim)
         for spec in op.schema.attributes:
             self._attribute(op, spec)
         try:
@@ -145,6 +191,8 @@ class _Verifier:
 
     def _type(self, value: Value, op: Op | None) -> None:
         kind = value.type
+        if self.binders:
+            self._bound(sorted(kind.symbols), op, f"{value} : {kind}")
         if kind in self.checked_types:
             return
         for symbol in kind.symbols:
@@ -156,6 +204,8 @@ class _Verifier:
     def _dim(self, dim: IntLike, op: Op) -> None:
         for symbol in symbols_of(dim):
             self._declared(symbol, op, f"{op.opname} of {op.name}")
+        if self.binders:
+            self._bound(sorted(symbols_of(dim)), op, f"{op.opname} of {op.name}")
 
     def _declared(self, symbol: str, op: Op | None, where: str) -> None:
         if symbol not in self.graph.dims:

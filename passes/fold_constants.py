@@ -115,11 +115,10 @@ def to_numpy(tensor: object, value: Value) -> np.ndarray:
     """A torch tensor as the array of a constant that has the type of `value`."""
     import torch
 
+    from plait.ir.reference import tensors
+
     assert isinstance(tensor, torch.Tensor)
-    held = tensor.detach().contiguous()
-    if held.dtype == torch.bfloat16:
-        return held.view(torch.int16).numpy().view(value.shaped.dtype.numpy)
-    return held.numpy()
+    return tensors.to_numpy(tensor, value.shaped)
 
 
 def _put(rewriter: Rewriter, op: Op, array: np.ndarray) -> None:

@@ -24,10 +24,11 @@ ROOMS = ("frontends", "passes", "backends", "predictors")
 ALLOWED = {
     "tvm": ("backends",),
     "tvm_ffi": ("backends",),
-    "dgl": ("frontends", "predictors"),
+    "dgl": ("frontends/dgl", "predictors"),
     "tensorflow": ("frontends/tensorflow",),
+    "keras": ("frontends/tensorflow",),
     "xgboost": ("predictors",),
-    "onnx": ("frontends/onnx",),
+    "onnx": ("frontends/onnx", "backends/onnx"),
     "torch": ("ir/interpret.py", "ir/reference", "frontends", "passes", "backends", "predictors", "api.py"),
 }
 

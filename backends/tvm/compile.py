@@ -81,6 +81,10 @@ def schedule_kernels(
             from plait.backends.tvm.schedule_gpu import schedule as schedule_for_gpu
 
             function, found = schedule_for_gpu(kernel, target)
+        if isinstance(target, GpuTarget) and module.empty_dims:
+            from plait.backends.tvm.guard import skip_empty_launches
+
+            function = skip_empty_launches(function, module.empty_dims)
         kernel.function = function
         if found:
             notes[kernel.name] = found

@@ -15,10 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from plait.backends.tvm.emit import EMISSIONS, Kind
-from plait.ir import CompileError, Graph, Op, Value
+from plait.ir import CompileError, Graph, Op, Region, Value
 from plait.ir.errors import nearest
 
 _ON_DEMAND = (Kind.ELEMENTWISE, Kind.INJECTIVE)
+_WITHOUT_KERNEL = (Kind.VIEW, Kind.CONTROL, Kind.HOST)
 
 
 @dataclass(eq=False)
@@ -40,9 +41,10 @@ class Group:
 
 @dataclass
 class Partition:
-    """A graph cut into groups and views, both in execution order.
+    """A region cut into groups and ops without a kernel, in execution order.
 
-    `views` are ops that only give the same bytes another shape.
+    `views` are ops that only give the same bytes another shape.  Further ops
+    without a kernel are control flow and functions of the host.
     """
 
     steps: list[Group | Op] = field(default_factory=list)
@@ -53,13 +55,13 @@ class Partition:
 
     @property
     def views(self) -> list[Op]:
-        return [step for step in self.steps if isinstance(step, Op)]
+        return [s for s in self.steps if isinstance(s, Op) and EMISSIONS[type(s)].kind is Kind.VIEW]
 
 
 def check_supported(graph: Graph) -> None:
     """Raise one CompileError that lists every op without an emission, with place and nearest op."""
     missing: dict[str, list[Op]] = {}
-    for op in graph.ops:
+    for op in graph.walk():
         if type(op) not in EMISSIONS:
             missing.setdefault(op.opname, []).append(op)
     if not missing:
@@ -81,14 +83,19 @@ def check_supported(graph: Graph) -> None:
 
 
 def partition(graph: Graph) -> Partition:
-    """Cut a graph into groups.  Raises CompileError when an op has no emission."""
+    """Cut a graph into groups.  Raises CompileError when an op, in a region or not, has no emission."""
     check_supported(graph)
-    kept = set(graph.outputs)
+    return partition_region(graph.body)
+
+
+def partition_region(region: Region) -> Partition:
+    """Cut the ops of a region into groups; those of regions inside are left to partitions of their own."""
+    kept = set(region.results)
     group_of: dict[Op, Group] = {}
     order: list[Group | Op] = []
-    for op in graph.ops:
+    for op in region:
         kind = EMISSIONS[type(op)].kind
-        if kind is Kind.VIEW:
+        if kind in _WITHOUT_KERNEL:
             order.append(op)
             continue
         if kind is Kind.CREATION:
@@ -120,9 +127,10 @@ def _only_reader(value: Value, op: Op) -> bool:
 
 
 def _needs_kernel(op: Op) -> bool:
+    """Whether a reader of values out of nothing wants them as arrays; a region that yields them does."""
     for value in op.results:
         for user in value.users:
-            if isinstance(user, Op) and EMISSIONS[type(user)].kind in (Kind.VIEW, Kind.ALONE):
+            if isinstance(user, Region) or EMISSIONS[type(user)].kind in (*_WITHOUT_KERNEL, Kind.ALONE):
                 return True
     return False
 

@@ -219,6 +219,8 @@ def _spread(scheduler: Any, block: Any, target: CpuTarget) -> None:
         return
     kept, summed = _split_axes(scheduler, block)
     if not kept:
+        # The start stands before the loop, which may have no round at all.
+        scheduler.decompose_reduction(block, summed[0])
         return
     last = kept[-1]
     outer = kept[:-1]

@@ -22,14 +22,26 @@ _NAMES = {
     "i16": "int16",
     "i8": "int8",
     "i4": "int8",
+    "i2": "int8",
+    "u64": "uint64",
+    "u32": "uint32",
+    "u16": "uint16",
     "u8": "uint8",
     "u4": "uint8",
+    "u2": "uint8",
     "bool": "bool",
 }
 
 
 def dtype_name(dtype: DType) -> str:
-    """TVM's name of an element type; 4-bit integers are held in a byte.  Raises CompileError for c64."""
+    """TVM's name of an element type.
+
+    Integers below 8 bits are held in a byte, minifloats as their bit patterns.
+
+    Raises CompileError for complex types.
+    """
+    if dtype.is_minifloat:
+        return "uint8"
     if dtype.name not in _NAMES:
         raise CompileError(
             f"tensors of {dtype} cannot be compiled",

@@ -65,7 +65,10 @@ def lower_onnx(
     """
     from plait.frontends.onnx.load import load_model
     from plait.frontends.onnx.lowering import lower_model
+    from plait.frontends.registry import load_extensions
     from plait.ir import LoweringError
+
+    load_extensions()
 
     try:
         return lower_model(load_model(model), inputs or {}, dynamic or {}, name)
@@ -75,4 +78,11 @@ def lower_onnx(
             where=str(model) if isinstance(model, (str, Path)) else "<model>",
             why=str(error),
             remedy="the file is damaged; export or download the model again",
+        ) from None
+    except RecursionError:
+        raise LoweringError(
+            "functions or subgraphs of the model are nested too deeply",
+            where=str(model) if isinstance(model, (str, Path)) else "<model>",
+            why="lowering enters each of them inside the one around it",
+            remedy="export the model with fewer levels",
         ) from None

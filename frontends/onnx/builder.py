@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, count
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from plait.ir import Constant, Dim, Graph, Loc, Op, QuantType, TensorType, Type,
 from plait.ir import types as t
 from plait.ir.graph import NAME
 from plait.ir.ops import core
+from plait.ir.region import Region
 
 
 class Builder:
@@ -28,6 +32,7 @@ class Builder:
         self.loc = Loc()
         self._taken: set[str] = set()
         self._suffixes: dict[str, int] = {}
+        self._regions: list[Region] = []
         self.reserved = {name: self._reserve(name) for name in reserved}
 
     def _reserve(self, name: str) -> str:
@@ -50,22 +55,65 @@ class Builder:
 
     def add(self, op: Op, hint: str) -> Op:
         """Add an op; its results are named after `hint`, the first one exactly so where free."""
-        count = len(op.infer())
-        return self.graph.add(op, names=[self.unique(hint) for _ in range(count)], loc=self.loc)
+        names = [self.unique(hint) for _ in range(len(op.infer()))]
+        region = self._regions[-1] if self._regions else None
+        return self.graph.add(op, names=names, loc=self.loc, region=region)
 
     def emit(self, op: Op, hint: str) -> Value:
         """Add an op with one result and return that."""
         return self.add(op, hint).result
+
+    def declare_count(self, hint: str, high: int | None = None) -> Dim:
+        """A dim of its own, 0 and above, for the number of elements or rounds that an op finds."""
+        base = re.sub(r"\W", "_", f"n_{hint}")
+        name = next(n for n in chain([base], (f"{base}_{i}" for i in count(1))) if n not in self.graph.dims)
+        return self.graph.declare_dim(name, 0, high)
+
+    # -- regions ------------------------------------------------------------------
+    def region(self, types: Iterable[Type], hint: str) -> Region:
+        """An empty region with parameters of these types."""
+        names = [(self.graph.take_name(self.unique(hint)), kind) for kind in types]
+        return Region([Value(name, kind) for name, kind in names])
+
+    @contextmanager
+    def inside(self, region: Region) -> Iterator[None]:
+        """Put ops into a region; what it holds is discarded where an error ends the block."""
+        loc = self.loc
+        self._regions.append(region)
+        try:
+            yield
+        except BaseException:
+            self.discard(region)
+            raise
+        finally:
+            self._regions.pop()
+            self.loc = loc
+
+    def discard(self, region: Region) -> None:
+        """Remove all ops of a region that no op holds yet, and the dims that they bind."""
+        region.set_results(())
+        for op in reversed(region):
+            for inner in op.regions:
+                self.discard(inner)
+            if op.bound_dim is not None:
+                del self.graph.dims[op.bound_dim]
+            self.graph.erase(op)
 
     def constant(self, array: np.ndarray, name: str, type: Type | None = None) -> Constant:
         """Add a constant under exactly `name`, which `unique` gave or the model reserved."""
         return self.graph.add_constant(name, array, type)
 
     def value(self, operand: Operand, hint: str) -> Value:
-        """The IR value of an operand; known numbers become a constant, a fill or dim values once."""
-        if operand.value is None:
+        """The IR value of an operand; known numbers become a constant, a fill or dim values.
+
+        They do so once, and again where the first place lies in a region that is over.
+        """
+        if operand.value is None or (operand.home is not None and operand.home not in self._regions):
             assert operand.numbers is not None
+            operand.value = None
             operand.value = self._materialise(operand, hint)
+            kept = not isinstance(operand.value, Constant) and self._regions
+            operand.home = self._regions[-1] if kept else None
         return operand.value
 
     def _materialise(self, operand: Operand, hint: str) -> Value:
@@ -104,9 +152,7 @@ class Builder:
 
     def remove_dead(self) -> None:
         """Remove pure ops that nothing reads, then constants that nothing reads or refers to."""
-        for op in reversed(self.graph.body):
-            if op.pure and not any(value.users for value in op.results):
-                self.graph.erase(op)
+        self._sweep(self.graph.body)
         referred: set[str] = set()
         for value in (*self.graph.values(), *self.graph.constants.values()):
             if isinstance(value.type, QuantType):
@@ -114,3 +160,11 @@ class Builder:
         for constant in list(self.graph.constants.values()):
             if not constant.users and constant.name not in referred:
                 self.graph.remove_constant(constant)
+
+    def _sweep(self, region: Region) -> None:
+        for op in reversed(region):
+            if op.pure and not any(value.users for value in op.results):
+                self.graph.erase(op)
+            else:
+                for inner in op.regions:
+                    self._sweep(inner)

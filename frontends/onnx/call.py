@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class Call:
         attributes: its attributes as Python values (strings decoded).
         outputs: the names of its outputs; an empty name is an output nobody wants.
         name: the name that its results take.
+        enter: lowers a subgraph in this place: its inputs stand for the operands given,
+            and its outputs are returned.
         label, file: how messages call the node, and the model file.
     """
 
@@ -39,6 +41,7 @@ class Call:
         attributes: dict[str, Any],
         builder: Builder,
         names: tuple[str, str, str],
+        enter: Callable[[onnx.GraphProto, Sequence[Operand]], list[Operand]],
     ) -> None:
         self.op_type, self.domain, self.version = str(node.op_type), str(node.domain), version
         self.inputs = list(inputs)
@@ -46,6 +49,7 @@ class Call:
         self.outputs = [str(output) for output in node.output]
         self.builder = builder
         self.name, self.label, self.file = names
+        self.enter = enter
 
     # -- operands -----------------------------------------------------------------
     def has(self, index: int) -> bool:

@@ -209,7 +209,9 @@ def _cast(call: Call, numbers: list[Numbers]) -> Numbers | None:
     element = _element(call)
     if numbers[0].dtype == object:
         return numbers[0] if element.is_integer or element.is_float else None
-    if element.name in ("i4", "u4") or element.kind == "complex":
+    if element.bits < 8 or element.is_minifloat or element.kind == "complex":
+        return None
+    if call.element(0).is_minifloat:
         return None
     with np.errstate(all="ignore"):
         return numbers[0].astype(element.numpy)

@@ -8,13 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.shape_inference
+import onnx.version_converter
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no stubs
 
 from plait.frontends.onnx.elements import array_of, element_of
 from plait.frontends.onnx.registry import canonical_domain
 from plait.ir import DType, InputError, LoweringError
 
+#: The oldest operator set that the rules cover; older models are converted to it.
 OLDEST_OPSET = 7
+#: Largest number of elements of a sparse tensor that is made dense.
+_DENSE_LIMIT = 1 << 26
+#: Operators whose second operand is placed by `axis`, or along the channels, before opset 7.
+_OLD_BROADCASTS = {"Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "PRelu", "Pow", "Sub", "Xor"}
 _DEPRECATED = "plait.deprecated"
 
 
@@ -41,6 +48,37 @@ class Source:
             return _external_array(tensor, self.folder, where)
         return array_of(tensor, where)
 
+    def dense(self, sparse: onnx.SparseTensorProto) -> tuple[np.ndarray, DType]:
+        """The array of a sparse tensor: `indices` are places in the flat array, or one row for each place.
+
+        Raises:
+            LoweringError: indices and values do not fit the shape, or the dense array is large.
+        """
+        values, element = self.tensor(sparse.values)
+        places, _ = self.tensor(sparse.indices)
+        shape = tuple(int(n) for n in sparse.dims)
+        count = int(np.prod(shape, dtype=np.float64)) if all(n >= 0 for n in shape) else -1
+        if places.ndim == 2 and places.shape[1] == len(shape):
+            columns = [places[:, axis] for axis in range(len(shape))]
+            within = all(np.all((c >= 0) & (c < n)) for c, n in zip(columns, shape, strict=True))
+        else:
+            columns = [places.reshape(-1)]
+            within = bool(np.all((places >= 0) & (places < count)))
+        if not 0 <= count <= _DENSE_LIMIT or not within or len(columns[0]) != values.size:
+            raise LoweringError(
+                f"a sparse tensor of {list(sparse.dims)} has {values.size} values "
+                f"and indices {list(places.shape)}",
+                where=f"{self.file}: tensor '{sparse.values.name}'",
+                why=f"it is made dense, of at most {_DENSE_LIMIT} elements, "
+                "and each value has an index inside the shape",
+                remedy="store it as a dense initialiser",
+            )
+        array = np.zeros(shape, element.numpy)
+        array[tuple(columns) if len(columns) > 1 else np.unravel_index(columns[0], shape)] = values.reshape(
+            -1
+        )
+        return array, element
+
 
 def load_model(model: onnx.ModelProto | str | Path) -> Source:
     """Read and check a model.
@@ -66,6 +104,8 @@ def load_model(model: onnx.ModelProto | str | Path) -> Source:
             array, _ = source.tensor(tensor)
             _put_inside(tensor, array)
     _check(source)
+    if source.opsets[""] < OLDEST_OPSET:
+        _modernise(source)
     return source
 
 
@@ -108,18 +148,70 @@ def _opsets(source: Source) -> dict[str, int]:
             )
         found[""] = newest
     version = found[""]
-    if not OLDEST_OPSET <= version <= newest:
-        older = version < OLDEST_OPSET
+    if not 1 <= version <= newest:
         raise LoweringError(
             f"the model uses opset {version}",
             where=source.file,
-            why=f"opsets {OLDEST_OPSET} to {newest} are supported"
-            + ("" if older else f"; onnx {onnx.__version__} knows none above {newest}"),
-            remedy="convert it with onnx.version_converter.convert_version(model, 13)"
-            if older
-            else "install a newer onnx, or export the model with a lower opset",
+            why=f"onnx {onnx.__version__} knows opsets 1 to {newest}",
+            remedy="install a newer onnx, or export the model with a lower opset",
         )
     return found
+
+
+def _modernise(source: Source) -> None:
+    """Convert a model of an opset before `OLDEST_OPSET` to that one."""
+    try:
+        model = onnx.ModelProto()
+        model.CopyFrom(source.model)
+        _align_operands(model)
+        source.model = onnx.version_converter.convert_version(model, OLDEST_OPSET)
+    except (
+        onnx.version_converter.ConvertError,
+        onnx.shape_inference.InferenceError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        raise LoweringError(
+            f"the model uses opset {source.opsets['']}",
+            where=source.file,
+            why=f"opsets below {OLDEST_OPSET} are converted, and onnx cannot: {' '.join(str(error).split())}",
+            remedy=f"export the model again with an opset of {OLDEST_OPSET} or above",
+        ) from None
+    source.opsets[""] = OLDEST_OPSET
+
+
+def _align_operands(model: onnx.ModelProto) -> None:
+    """Give second operands of old nodes trailing axes of size one, so that they broadcast as numpy's do.
+
+    Before opset 7 the slope of PRelu runs along axis 1, and the second operand of
+    arithmetic starts at the axis that the attribute `axis` names.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    ranks = {
+        info.name: len(info.type.tensor_type.shape.dim)
+        for info in (*inferred.input, *inferred.value_info)
+        if info.type.tensor_type.HasField("shape")
+    }
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    ranks.update((name, len(shape)) for name, shape in shapes.items())
+    nodes = []
+    for node in model.graph.node:
+        start = next((a for a in node.attribute if a.name == "axis"), None)
+        axis = 1 if node.op_type == "PRelu" else None if start is None else start.i
+        if axis is not None and len(node.input) == 2 and node.op_type in _OLD_BROADCASTS:
+            first, second = node.input
+            rank, own = ranks.get(first), ranks.get(second)
+            if rank is not None and own is not None and shapes.get(second) != [1]:
+                axes = list(range(own, rank - (axis + rank if axis < 0 else axis)))
+                if start is not None:
+                    node.attribute.remove(start)
+                if axes:
+                    node.input[1] = f"{second}.{node.output[0]}"
+                    nodes.append(onnx.helper.make_node("Unsqueeze", [second], [node.input[1]], axes=axes))
+        nodes.append(node)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    model.graph.ClearField("node")
+    model.graph.node.extend(kept)
 
 
 def _check(source: Source) -> None:

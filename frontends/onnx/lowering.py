@@ -22,8 +22,8 @@ from plait.frontends.onnx.registry import canonical_domain, find_rule
 from plait.frontends.onnx.report import Unsupported, unsupported_error
 from plait.ir import Graph, InputError, Loc, LoweringError, Value, VerifyError
 
-#: Operators that the walk itself handles.
-_WALKED = {("", "If"), ("", "Constant")}
+#: How many nodes functions and unrolled loops may add to those of the model.
+NODE_LIMIT = 100_000
 
 
 @dataclass
@@ -64,13 +64,16 @@ class _Lowering:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.functions = model_functions(source.model)
+        self._entered: list[tuple[str, str, str]] = []
+        self._walked = 0
 
     def run(self, inputs: Mapping[str, np.ndarray], dynamic: Dynamic, name: str) -> Graph:
         self._reject_unsupported()
         model = self.source.model.graph
         graph = Graph(name)
         types = lower_inputs(graph, self.source, inputs, dynamic)
-        self.builder = Builder(graph, [*types, *(tensor.name for tensor in model.initializer)])
+        sparse = (tensor.values.name for tensor in model.sparse_initializer)
+        self.builder = Builder(graph, [*types, *(tensor.name for tensor in model.initializer), *sparse])
         scope = Scope({}, self.source.opsets)
         for port, kind in types.items():
             scope.values[port] = Operand.of(graph.add_input(self.builder.reserved[port], kind))
@@ -86,13 +89,9 @@ class _Lowering:
         return graph
 
     def _initialisers(self, graph: onnx.GraphProto, scope: Scope) -> None:
-        if graph.sparse_initializer:
-            raise LoweringError(
-                f"the model has {len(graph.sparse_initializer)} sparse initialisers",
-                where=self.source.file,
-                why="constants of the IR are dense",
-                remedy="store them as dense initialisers",
-            )
+        for sparse in graph.sparse_initializer:
+            array, element = self.source.dense(sparse)
+            scope.values[sparse.values.name] = Operand(str(sparse.values.name), element, array)
         for tensor in graph.initializer:
             array, element = self.source.tensor(tensor)
             scope.values[tensor.name] = Operand(str(tensor.name), element, array)
@@ -120,11 +119,11 @@ class _Lowering:
                     entered.add(function)
                     body = self.functions[function]
                     self._scan(body.nodes, body.opsets, found, entered)
-            elif (domain, node.op_type) in _WALKED:
-                for attribute in node.attribute:
-                    if attribute.HasField("g"):
-                        self._scan(attribute.g.node, opsets, found, entered)
-            elif find_rule(domain, node.op_type, version) is None and not has_schema_body(
+                continue
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    self._scan(attribute.g.node, opsets, found, entered)
+            if find_rule(domain, node.op_type, version) is None and not has_schema_body(
                 domain, node.op_type, version
             ):
                 key = (domain, str(node.op_type), version)
@@ -134,6 +133,14 @@ class _Lowering:
     # -- the walk -----------------------------------------------------------------------
     def _walk(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
         for index, node in enumerate(nodes):
+            self._walked += 1
+            if self._walked > NODE_LIMIT + len(self.source.model.graph.node):
+                raise LoweringError(
+                    f"more than {NODE_LIMIT} nodes come from functions and loops",
+                    where=f"{self.source.file}: node '{node_label(node)}'",
+                    why="those that enter one another multiply the nodes of the model",
+                    remedy="export a smaller part of the model",
+                )
             node = _resolved(node, scope)
             loc = node_location(node, self.source.file, index)
             if scope.loc is not None and not has_origin(node):
@@ -149,12 +156,19 @@ class _Lowering:
 
     def _node(self, node: onnx.NodeProto, scope: Scope, loc: Loc) -> Sequence[Value | Operand | None]:
         domain = canonical_domain(node.domain)
-        function = self.functions.get((domain, str(node.op_type), str(node.overload)))
+        key = (domain, str(node.op_type), str(node.overload))
         call = self._call(node, scope)
-        if function is not None:
-            return self._enter(function, node, call, loc)
-        if (domain, call.op_type) == ("", "If"):
-            return self._branch(call, scope)
+        if key in self.functions:
+            if key in self._entered:
+                raise call.error(
+                    f"function {key[1]} calls itself",
+                    why=f"the calls are {' -> '.join(name for _, name, _ in (*self._entered, key))}",
+                    remedy="functions of ONNX are not recursive; correct the model",
+                )
+            self._entered.append(key)
+            results = self._enter(self.functions[key], node, call, loc)
+            self._entered.pop()
+            return results
         try:
             folded = fold(call)
             if folded is not None:
@@ -168,7 +182,7 @@ class _Lowering:
             raise
         except (VerifyError, InputError) as error:
             raise call.error(error.what, why=error.why, remedy=error.remedy) from error
-        except (ValueError, LookupError, ArithmeticError) as error:
+        except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, MemoryError) as error:
             raise call.error(
                 "its inputs do not fit the operator",
                 why=str(error),
@@ -207,12 +221,16 @@ class _Lowering:
             attributes,
             self.builder,
             (f"{scope.prefix}.{name}" if scope.prefix else name, node_label(node), self.source.file),
+            lambda graph, operands: self._subgraph(graph, operands, scope, node_label(node)),
         )
 
     def _attribute(self, attribute: onnx.AttributeProto) -> Any:
         """An attribute as a Python value; tensors become operands."""
         if attribute.type == onnx.AttributeProto.TENSOR:
             array, element = self.source.tensor(attribute.t)
+            return Operand("", element, array)
+        if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+            array, element = self.source.dense(attribute.sparse_tensor)
             return Operand("", element, array)
         value = onnx.helper.get_attribute_value(attribute)
         if isinstance(value, bytes):
@@ -236,20 +254,26 @@ class _Lowering:
         self._walk([_without(inner_node, absent) for inner_node in body.nodes], inner)
         return [inner.find(name) for name in body.outputs]
 
-    def _branch(self, call: Call, scope: Scope) -> list[Operand | None]:
-        """Lower the branch that a condition known at compile time selects."""
-        condition = call.operand(0).array
-        if condition is None:
-            raise call.error(
-                f"the condition '{call.operand(0).name}' is computed at run time",
-                why="an If is lowered where its condition is known from constants and dims",
-                remedy="export the model for one branch, or fix with inputs= the shapes that it reads",
-            )
-        graph = call.attributes["then_branch" if bool(condition.reshape(())) else "else_branch"]
+    def _subgraph(
+        self, graph: onnx.GraphProto, operands: Sequence[Operand], scope: Scope, label: str
+    ) -> list[Operand]:
+        """Lower a subgraph of a node; it sees the names around it."""
         inner = replace(scope, values={}, parent=scope)
+        inner.values.update((info.name, given) for info, given in zip(graph.input, operands, strict=False))
         self._initialisers(graph, inner)
         self._walk(graph.node, inner)
-        return [inner.find(info.name) for info in graph.output]
+        results = []
+        for info in graph.output:
+            operand = inner.find(info.name)
+            if operand is None:
+                raise LoweringError(
+                    f"output '{info.name}' of subgraph '{graph.name}' is not made",
+                    where=f"{self.source.file}: node '{label}'",
+                    why="no node of the subgraph or around it has such an output",
+                    remedy="run onnx.checker.check_model(model, full_check=True)",
+                )
+            results.append(operand)
+        return results
 
 
 def _resolved(node: onnx.NodeProto, scope: Scope) -> onnx.NodeProto:

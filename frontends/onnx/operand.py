@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plait.ir import Dim, DType, IntLike, ShapedType, TensorType, Value
+from plait.ir.region import Region
 from plait.ir.types import Shape
 
 
@@ -33,12 +34,14 @@ class Operand:
         numbers: its elements where they are known; of numpy dtype `object` where
             some are symbolic dims, else of the dtype of `element`.
         value: the IR value, once there is one.
+        home: the region that holds `value` where known numbers became one inside it.
     """
 
     name: str
     element: DType
     numbers: np.ndarray | None = None
     value: Value | None = None
+    home: Region | None = None
 
     @staticmethod
     def of(value: Value) -> Operand:

@@ -11,15 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.frontends.pytorch.registry import Refusal, register, supported
+from plait.frontends.registry import load_extensions
 from plait.ir.errors import InputError, LoweringError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from plait.frontends.pytorch.capture import DynamicSpec, Inputs
     from plait.ir.graph import Graph
 
-__all__ = ["Refusal", "lower_torch", "read_exported_program", "register", "supported_operators"]
+__all__ = [
+    "Refusal",
+    "initial_state",
+    "lower_torch",
+    "read_exported_program",
+    "register",
+    "supported_operators",
+]
 
 
 def lower_torch(
@@ -34,12 +43,29 @@ def lower_torch(
     Inputs carry the names of the parameters of `forward`, constants those of the
     state dict, ops those of their modules.  Parameters are copied.
 
+    Nested inputs (lists, tuples, dicts, named tuples, dataclasses) are flattened: a
+    leaf is called by its path, `state.hidden`, `parts.0`.  Outputs come in the order of
+    the leaves of the result; where a result has keys or fields, an output is called by
+    its path too, with `_1` behind it where an input has that name.  Numbers and strings
+    among the inputs are constants of the program, None is left out on both sides, and
+    a number that is returned becomes a scalar.
+
+    A graph has no hidden state.  Buffers that `forward` writes (running statistics,
+    caches, counters) are inputs after those of the user, called as in the state dict,
+    and outputs `<name>.next` after those of the user; the values that they have in the
+    module are constants `<name>.initial` (see `initial_state`).  An input that `forward`
+    writes is an output `<name>.next` as well, last.  Other buffers are constants.
+
+    `torch.cond`, `while_loop`, `scan` and `map` become core.cond, core.while and
+    core.scan.  Derivatives inside forward (torch.func, torch.autograd.grad) become the
+    operators that compute them.
+
     Args:
         model: a module, lowered in the mode (training or evaluation) it is in, or
             an exported program.
         inputs: example tensors, a tuple in the order of `forward` or a dict by
             parameter name; not needed for an exported program.
-        dynamic: symbolic axes by parameter name: `{"image": {0: "B"}}`, or with a
+        dynamic: symbolic axes by input name: `{"image": {0: "B"}}`, or with a
             range `{0: ("B", 1, 64)}`.  Axes that share a name share one size; a
             name may also be a multiple plus a constant, `"2*B"`.  A bare name
             ranges over 1 and up.
@@ -51,6 +77,7 @@ def lower_torch(
     """
     import torch
 
+    load_extensions()
     from plait.frontends.pytorch.capture import adopt, capture
     from plait.frontends.pytorch.lowering import Lowering
 
@@ -79,6 +106,16 @@ def read_exported_program(path: str | Path) -> torch.export.ExportedProgram:
             why=f"{type(error).__name__}: {error}",
             remedy="write it with torch.export.save() of the same torch version",
         ) from error
+
+
+def initial_state(graph: Graph) -> dict[str, np.ndarray]:
+    """Values of the state inputs in the module that was lowered, by input name; empty without state.
+
+    They are the constants `<name>.initial` of the lowered graph, which passes drop: take
+    them from what `lower_torch` returns, not from a compiled graph.
+    """
+    pairs = ((value.name, graph.constants.get(f"{value.name}.initial")) for value in graph.inputs)
+    return {name: constant.data for name, constant in pairs if constant is not None and constant.has_data}
 
 
 def supported_operators() -> tuple[str, ...]:

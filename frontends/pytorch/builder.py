@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -15,6 +17,7 @@ from plait.ir.graph import Graph
 from plait.ir.loc import UNKNOWN, Loc
 from plait.ir.op import Op
 from plait.ir.ops import core
+from plait.ir.region import Region
 from plait.ir.types import DType, Shape, TensorType
 from plait.ir.value import Constant, Value
 
@@ -34,19 +37,24 @@ class Builder:
     Attributes:
         graph: the graph under construction.
         results: types that torch computed for the results of the current operator.
+        counts: dims of these types that the current operator gives their values, one after another.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.results: tuple[TensorType, ...] = ()
+        self.counts: tuple[Dim, ...] = ()
         self._name = "v"
         self._loc: Loc = UNKNOWN
         self._emitted: set[Op] = set()
+        self._region: Region | None = None
 
     # -- the current operator ---------------------------------------------------
-    def start(self, name: str, loc: Loc, results: tuple[TensorType, ...]) -> None:
+    def start(
+        self, name: str, loc: Loc, results: tuple[TensorType, ...], counts: tuple[Dim, ...] = ()
+    ) -> None:
         """Begin an operator: ops emitted from now on carry this name and location."""
-        self._name, self._loc, self.results = name, loc, results
+        self._name, self._loc, self.results, self.counts = name, loc, results, counts
         self._emitted.clear()
 
     def finish(self, values: Sequence[Value]) -> None:
@@ -55,6 +63,31 @@ class Builder:
             if value.producer in self._emitted:
                 self._rename(value)
         self._emitted.clear()
+
+    @contextlib.contextmanager
+    def inside(self, region: Region) -> Iterator[None]:
+        """Emit into a region of the current operator; the operators there have names of their own."""
+        kept = (self._region, self._name, self._loc, self.results, self._emitted)
+        self._region, self._emitted = region, set()
+        try:
+            yield
+        finally:
+            self._region, self._name, self._loc, self.results, self._emitted = kept
+
+    def declare_count(self, name: str) -> Dim:
+        """A dim of its own, 0 and above, for a size that an op finds in the data."""
+        free = (name if number == 0 else f"{name}_{number}" for number in itertools.count())
+        return self.graph.declare_dim(next(each for each in free if each not in self.graph.dims), 0)
+
+    def count(self) -> Dim:
+        """The dim that the only op of unknown result size of the current operator binds."""
+        if len(self.counts) != 1:
+            self.refuse("torch computed the size of the result in advance, or joined it with another")
+        return self.counts[0]
+
+    def name_for(self, suffix: str) -> str:
+        """A hint for the name of something that belongs to the current operator."""
+        return f"{self._name}.{suffix}"
 
     def _rename(self, value: Value) -> None:
         self.graph.rename(value, self.graph.free_name(self._name))
@@ -76,7 +109,7 @@ class Builder:
     def emit_all(self, op: Op) -> tuple[Value, ...]:
         """Add an op and return all its results."""
         hint = f"{self._name}.{op.opname.rpartition('.')[2]}"
-        self.graph.add(op, name=hint, loc=self._loc)
+        self.graph.add(op, name=hint, loc=self._loc, region=self._region)
         self._emitted.add(op)
         return op.results
 
@@ -107,6 +140,10 @@ class Builder:
     # -- scalars and element types ------------------------------------------------------
     def full(self, value: Scalar, dtype: DType, shape: Shape = ()) -> Value:
         """A tensor filled with one number; a scalar by default."""
+        if dtype in core.PARTS:
+            number, part = complex(value), core.PARTS[dtype]
+            real, imag = self.full(number.real, part, shape), self.full(number.imag, part, shape)
+            return self.emit(core.Complex(real, imag))
         number = bool(value) if dtype == t.boolean else float(value) if dtype.is_float else int(value)
         return self.emit(core.Full(value=number, out=TensorType(dtype, shape)))
 

@@ -25,6 +25,15 @@ _ELEMENT: dict[torch.dtype, DType] = {
     torch.uint8: t.u8,
     torch.bool: t.boolean,
     torch.complex64: t.c64,
+    torch.complex128: t.c128,
+    torch.uint64: t.u64,
+    torch.uint32: t.u32,
+    torch.uint16: t.u16,
+    torch.float8_e4m3fn: t.f8e4m3fn,
+    torch.float8_e5m2: t.f8e5m2,
+    torch.float8_e4m3fnuz: t.f8e4m3fnuz,
+    torch.float8_e5m2fnuz: t.f8e5m2fnuz,
+    torch.float8_e8m0fnu: t.f8e8m0fnu,
 }
 _TORCH: dict[DType, torch.dtype] = {element: dtype for dtype, element in _ELEMENT.items()}
 
@@ -73,6 +82,7 @@ def constant_array(tensor: torch.Tensor) -> np.ndarray:
     """A copy of the data of a tensor, so that later training does not reach the graph."""
     dense = tensor.detach().to("cpu").contiguous()
     element = element_type(dense.dtype)
-    if element == t.bf16:
-        return dense.view(torch.int16).numpy().copy().view(element.numpy).reshape(tuple(dense.shape))
+    if element.numpy.isbuiltin != 1:
+        plain = torch.int16 if element == t.bf16 else torch.uint8
+        return dense.view(plain).numpy().copy().view(element.numpy).reshape(tuple(dense.shape))
     return dense.numpy().copy()

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 
+from plait.frontends.pytorch.arguments import output_names
+from plait.frontends.pytorch.aten.dynamic import BINDS_SIZES
+from plait.frontends.pytorch.aten.scalar import whole_number_rule
+from plait.frontends.pytorch.aten.strided import READS_STORAGE
 from plait.frontends.pytorch.builder import Builder, add_constant
 from plait.frontends.pytorch.capture import Captured
+from plait.frontends.pytorch.control import ControlFlow
 from plait.frontends.pytorch.dtypes import constant_array, element_type
 from plait.frontends.pytorch.naming import Namer, target_name
 from plait.frontends.pytorch.registry import Refusal, find_rule
 from plait.frontends.pytorch.report import Report
+from plait.frontends.pytorch.state import (
+    INITIAL,
+    NEXT,
+    mutated_buffers,
+    order_of_outputs,
+    rename_output,
+    written_names,
+)
 from plait.frontends.pytorch.symbols import SymbolTable, UnknownSize
+from plait.ir import types as t
+from plait.ir.dims import Dim
 from plait.ir.errors import LoweringError, VerifyError
-from plait.ir.graph import NAME, Graph
+from plait.ir.graph import Graph
+from plait.ir.ops import core
+from plait.ir.region import Region
 from plait.ir.types import ShapedType, TensorType
 from plait.ir.value import Value
 
@@ -30,8 +48,6 @@ _STORAGE_ARGUMENTS = frozenset(
 _CHECKS = (
     "aten._assert", "aten.sym_constrain_range", "aten._functional_assert", "aten._linalg_check_errors",
 )  # fmt: skip
-#: Calls of a part of the model with a mode set that has no effect on the result.
-_TRANSPARENT_CALLS = ("wrap_with_set_grad_enabled",)
 
 
 class _Missing:
@@ -58,7 +74,10 @@ class Lowering:
             if isinstance(module, GraphModule)
             for node in module.graph.nodes
         )
-        self._modules: dict[str, GraphModule] = {}
+        self._control = ControlFlow(self._builder, self._symbols, self._lower_module)
+        self._initial: set[Value] = set()
+        self._numbers: dict[str, Value] = {}  # whole numbers read from tensors, by torch's symbol
+        self._stored: dict[tuple[Any, ...], Value] = {}  # constants by storage: tied weights are one constant
 
     def run(self) -> Graph:
         """Lower all.  Raises LoweringError with every unsupported operator at once."""
@@ -68,21 +87,27 @@ class Lowering:
         outputs = self._lower_nodes(self._program.graph_module, environment)
         if self._report:
             raise self._report.error(self._model)
-        self._refuse_mutation()
-        kinds = [spec.kind for spec in self._program.graph_signature.output_specs]
-        kept = [v for v, kind in zip(outputs, kinds, strict=True) if kind == OutputKind.USER_OUTPUT]
-        self._graph.set_outputs([self._output(value) for value in kept if value is not None])
-        _remove_unused(self._graph)
+        self._graph.set_outputs(self._outputs(outputs))
+        _remove_unused(self._graph.body, self._graph)
+        for constant in list(self._graph.constants.values()):
+            if not constant.users and constant not in self._initial:
+                self._graph.remove_constant(constant)
+        draws = sum(isinstance(op, core.Random) for op in self._graph.walk())
+        if draws:
+            warnings.warn(
+                f"{self._model} draws random numbers in {draws} place{'s' * (draws > 1)}: the graph fixes "
+                "their seeds, so that every run draws the same (for dropout, call model.eval() first)",
+                stacklevel=3,
+            )
         return self._graph
 
     # -- parameters and constants ----------------------------------------------------
     def _parameters(self) -> dict[Node, Any]:
-        """Inputs and constants by node; equal storage makes one constant."""
+        """Inputs and constants by node; buffers that the program writes follow the inputs of the user."""
         program = self._program
         nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
         names = iter(self._captured.input_names)
         environment: dict[Node, Any] = {}
-        shared: dict[tuple[Any, ...], Value] = {}
         stored: list[tuple[Node, str]] = []
         for spec in program.graph_signature.input_specs:
             node = nodes.get(getattr(spec.arg, "name", ""))
@@ -92,29 +117,39 @@ class Lowering:
                     environment[node] = self._input(node, name)
             elif node is not None:
                 stored.append((node, str(spec.target)))
+        nodes_by_target = {target: node for node, target in stored}
+        states = mutated_buffers(program)
+        for target in states:
+            node, tensor = nodes_by_target[target], self._tensor(target)
+            name = self._graph.free_name(target)
+            environment[node] = self._graph.add_input(name, self._type_of(tensor))
+            self._initial.add(self._graph.add_constant(name + INITIAL, constant_array(tensor)))
         for node, target in stored:
-            if node.users:
-                environment[node] = self._constant(target, shared)
+            if node.users and target not in states:
+                environment[node] = self._constant(target)
         return environment
 
     def _input(self, node: Node, name: str) -> Any:
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor):
             return value if value is not None else (node.args[0] if node.args else None)
-        if not node.users and not value.ndim and not NAME.fullmatch(name):
-            return None
-        return self._graph.add_input(name, self._type_of(value))
+        return self._graph.add_input(self._graph.free_name(name), self._type_of(value))
 
-    def _constant(self, target: str, shared: dict[tuple[Any, ...], Value]) -> Value:
-        tensor = self._program.state_dict.get(target)
-        if tensor is None:
-            tensor = self._program.constants.get(target)
-        if not isinstance(tensor, torch.Tensor):
+    def _tensor(self, target: str) -> torch.Tensor:
+        """A parameter, buffer or lifted constant of the program."""
+        found = self._program.state_dict.get(target)
+        if found is None:
+            found = self._program.constants.get(target)
+        if not isinstance(found, torch.Tensor):
             raise LoweringError(
-                f"'{target}' of {self._model} is {type(tensor).__name__}, not a tensor",
+                f"'{target}' of {self._model} is {type(found).__name__}, not a tensor",
                 why="constants of a graph are tensors",
                 remedy="pass plain tensors, parameters and buffers",
             )
+        return found
+
+    def _constant(self, target: str) -> Value:
+        tensor = self._tensor(target)
         key = (
             tensor.untyped_storage().data_ptr(),
             tensor.storage_offset(),
@@ -122,10 +157,10 @@ class Lowering:
             tensor.stride(),
             tensor.dtype,
         )
-        if tensor.numel() and key in shared:
-            return shared[key]
+        if tensor.numel() and key in self._stored:
+            return self._stored[key]
         constant = add_constant(self._graph, target, constant_array(tensor))
-        shared[key] = constant
+        self._stored[key] = constant
         return constant
 
     def _type_of(self, value: torch.Tensor) -> TensorType:
@@ -159,33 +194,46 @@ class Lowering:
         loc = self._namer.location(node)
         try:
             value = node.meta.get("val")
-            if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
-                return self._symbols.size(value)
-            if isinstance(value, (torch.SymBool, bool)):
-                return None  # read only by checks
+            self._bind_numbers(self._namer.name(node), value, loc)
             arguments = self._resolve(list(node.args), environment)
             options = {
                 key: self._resolve(argument, environment)
                 for key, argument in node.kwargs.items()
                 if key not in _STORAGE_ARGUMENTS
             }
-            if _holds_missing(arguments) or _holds_missing(list(options.values())):
+            if isinstance(value, (bool, torch.SymBool)) and not _holds(Value, arguments):
+                return value
+            if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
+                try:
+                    return self._symbols.size(value)
+                except UnknownSize:
+                    if not _holds(Value, arguments):
+                        raise
+            if _holds(_Missing, [arguments, list(options.values())]):
                 if find_rule(name) is None and node.target is not operator.getitem:
                     self._report.add(name, loc)
                 return _MISSING
             if node.target is operator.getitem:
                 return arguments[0][arguments[1]]
-            if name.endswith(_TRANSPARENT_CALLS):
-                return self._call(arguments)
-            rule = find_rule(name)
+            control = self._control.rule(name)
+            if control is not None:
+                self._builder.start(self._namer.name(node), loc, ())
+                return tuple(control(*arguments, **options))
+            read = whole_number_rule(name) if isinstance(value, (torch.SymInt, torch.SymBool)) else None
+            rule = read or find_rule(name)
             if rule is None:
                 self._report.add(name, loc)
                 return _MISSING
-            self._builder.start(self._namer.name(node), loc, self._result_types(value))
+            if name in READS_STORAGE and not _whole_storage(node.args[0]):
+                raise Refusal("the elements of a tensor that is itself a view, by their place in memory")
+            counts = self._bind_sizes(name, value)
+            self._builder.start(self._namer.name(node), loc, self._result_types(value), counts)
             result = rule(self._builder, *arguments, **options)
             values = result if isinstance(result, (tuple, list)) else (result,)
             self._builder.finish([each for each in values if isinstance(each, Value)])
             self._check(name, values, loc)
+            if isinstance(value, torch.SymInt) and isinstance(result, Value):
+                self._numbers[str(value.node.expr)] = result
             return result
         except (Refusal, UnknownSize) as refusal:
             self._report.add(name, loc, str(refusal))
@@ -197,23 +245,48 @@ class Lowering:
             self._report.add(name, loc, f"called in a form that its rule does not know: {error}")
         return _MISSING
 
-    def _call(self, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        """Lower a nested graph in place; its parameters are the arguments after it."""
-        position = next(i for i, argument in enumerate(arguments) if isinstance(argument, GraphModule))
-        module = arguments[position]
+    def _lower_module(self, module: GraphModule, arguments: Sequence[Any]) -> Sequence[Any]:
+        """Lower a nested graph where the builder stands; its parameters are the arguments."""
         parameters = [node for node in module.graph.nodes if node.op == "placeholder"]
-        environment = dict(zip(parameters, arguments[position + 1 :], strict=True))
-        return tuple(self._lower_nodes(module, environment))
+        return self._lower_nodes(module, dict(zip(parameters, arguments, strict=True)))
 
     def _resolve(self, argument: Any, environment: dict[Node, Any]) -> Any:
         """An fx argument with nodes replaced by what they lowered to."""
         if isinstance(argument, Node):
-            return environment[argument]
+            found, size = environment[argument], argument.meta.get("val")
+            if isinstance(found, Value) and isinstance(size, torch.SymInt):
+                # a number read from a tensor is a dim as soon as a size is made of it
+                return found if self._symbols.unbound((size,)) else self._symbols.size(size)
+            return found
         if isinstance(argument, (list, tuple)):
             return type(argument)(self._resolve(item, environment) for item in argument)
         if isinstance(argument, torch.dtype):
             return element_type(argument)
         return argument
+
+    def _bind_numbers(self, name: str, value: Any, loc: Any) -> None:
+        """Make dims of those numbers read from tensors that the sizes of a result are computed from."""
+        for symbol in self._unbound(value):
+            if symbol in self._numbers:
+                self._builder.start(name, loc, ())
+                number = self._builder.cast(self._numbers[symbol], t.i64)
+                dim = self._builder.declare_count(symbol)
+                self._builder.emit(core.BindDim(number, count=dim))
+                self._symbols.symbols[symbol] = dim
+
+    def _unbound(self, value: Any) -> list[str]:
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        shapes = [each.shape for each in values if isinstance(each, torch.Tensor)]
+        return list(dict.fromkeys(symbol for shape in shapes for symbol in self._symbols.unbound(shape)))
+
+    def _bind_sizes(self, name: str, value: Any) -> tuple[Dim, ...]:
+        """Declare a dim for each size that only the run of an operator shows."""
+        if name not in BINDS_SIZES:
+            return ()
+        unbound = self._unbound(value)
+        found = {symbol: self._builder.declare_count(symbol) for symbol in unbound}
+        self._symbols.symbols.update(found)
+        return tuple(found.values())
 
     def _result_types(self, value: Any) -> tuple[TensorType, ...]:
         values = value if isinstance(value, (tuple, list)) else (value,)
@@ -242,42 +315,58 @@ class Lowering:
                 )
 
     # -- results ------------------------------------------------------------------------------
-    def _refuse_mutation(self) -> None:
-        signature = self._program.graph_signature
-        mutated = {**signature.buffers_to_mutate, **signature.user_inputs_to_mutate}
-        if mutated:
-            names = ", ".join(sorted(set(map(str, mutated.values()))))
-            raise LoweringError(
-                f"{self._model} writes to {names} while it runs",
-                why="a graph has no state: buffers are constants and inputs are read only",
-                remedy="call model.eval() if these are running statistics; else pass the state as an input "
-                "and return the new state",
-            )
+    def _outputs(self, values: Sequence[Any]) -> list[Value]:
+        """Results of the user, then the next values of buffers and of inputs that are written."""
+        program = self._program
+        written = written_names(program, self._captured.input_names)
+        names = dict(zip((p for p in order_of_outputs(program) if p not in written), output_names(program)))
+        self._builder.start("output", self._namer.location(program.graph.output_node()), ())
+        found = []
+        for position in order_of_outputs(program):
+            if values[position] is None:
+                continue
+            value = self._output(values[position])
+            name = written[position] + NEXT if position in written else names.get(position)
+            if name is not None:
+                rename_output(self._graph, value, name)
+            found.append(value)
+        return found
 
     def _output(self, value: Any) -> Value:
+        """A result as a tensor: numbers and sizes become scalars of the type torch.as_tensor gives."""
         if isinstance(value, Value):
             return value
-        self._builder.start("output", self._namer.location(self._program.graph.output_node()), ())
-        if isinstance(value, (int, float, bool)):
-            raise LoweringError(
-                f"{self._model} returns the number {value}",
-                why="outputs of a graph are tensors",
-                remedy="return tensors only",
-            )
-        return self._builder.size(value, element_type(torch.int64))
+        if isinstance(value, (bool, float)):
+            return self._builder.full(value, t.boolean if isinstance(value, bool) else t.f32)
+        if isinstance(value, torch.SymBool):
+            return self._control.predicate(value)
+        if isinstance(value, (int, Dim)):
+            return self._builder.size(value, t.i64)
+        raise LoweringError(
+            f"{self._model} returns {value!r}, a {type(value).__name__}",
+            why="outputs of a graph are tensors",
+            remedy="return tensors, numbers and None only",
+        )
 
 
-def _holds_missing(argument: Any) -> bool:
+def _whole_storage(node: Any) -> bool:
+    """Whether a tensor lies in memory from its start, row after row."""
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    return isinstance(value, torch.Tensor) and value.is_contiguous() and value.storage_offset() == 0
+
+
+def _holds(kind: type, argument: Any) -> bool:
+    """Whether an argument, or a list in it, holds something of a class."""
     if isinstance(argument, (list, tuple)):
-        return any(_holds_missing(item) for item in argument)
-    return argument is _MISSING
+        return any(_holds(kind, item) for item in argument)
+    return isinstance(argument, kind)
 
 
-def _remove_unused(graph: Graph) -> None:
-    """Erase ops and constants that nothing reads."""
-    for op in reversed(list(graph.ops)):
+def _remove_unused(region: Region, graph: Graph) -> None:
+    """Erase ops that nothing reads, inside regions too."""
+    for op in reversed(list(region)):
         if op.pure and not any(value.users for value in op.results):
             graph.erase(op)
-    for constant in list(graph.constants.values()):
-        if not constant.users:
-            graph.remove_constant(constant)
+        else:
+            for inner in op.regions:
+                _remove_unused(inner, graph)

@@ -8,10 +8,10 @@ format arguments are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from plait.ir.errors import LoweringError, nearest
+from plait.ir.errors import LoweringError
 
 Rule = Callable[..., Any]
 R = TypeVar("R", bound=Rule)
@@ -36,7 +36,8 @@ def register(*overloads: object, replace: bool = False) -> Callable[[R], R]:
             return build.emit(nn.Relu(x))
 
     Args:
-        overloads: names such as "aten.add.Tensor", or the overload objects themselves.
+        overloads: names such as "aten.add.Tensor", or the overload objects themselves; a
+            packet, "aten.add", covers those of its overloads that have no rule of their own.
         replace: allow another rule in the place of one that exists.
 
     Raises:
@@ -44,6 +45,9 @@ def register(*overloads: object, replace: bool = False) -> Callable[[R], R]:
     """
 
     def define(rule: R) -> R:
+        if not rule.__module__.startswith(__package__):
+            # The tables of this package come first, or they would find their places taken.
+            from plait.frontends.pytorch import aten  # noqa: F401
         for name in map(str, overloads):
             if name in _RULES and not replace:
                 raise LoweringError(
@@ -58,16 +62,10 @@ def register(*overloads: object, replace: bool = False) -> Callable[[R], R]:
 
 
 def find_rule(name: str) -> Rule | None:
-    """The rule of an overload, or None."""
-    return _RULES.get(name)
+    """The rule of an overload, or of its packet; None where neither has one."""
+    return _RULES.get(name) or _RULES.get(name.rpartition(".")[0])
 
 
 def supported() -> tuple[str, ...]:
     """Names of all overloads that have a rule, sorted."""
     return tuple(sorted(_RULES))
-
-
-def nearest_supported(name: str) -> str | None:
-    """The supported overload whose name is most like `name`, or None when none is close."""
-    found: Iterable[str] = nearest(name, _RULES)
-    return next(iter(found), None)

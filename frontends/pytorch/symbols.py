@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
 import sympy  # type: ignore[import-untyped]
@@ -39,6 +39,11 @@ class SymbolTable:
 
     def __init__(self, symbols: Mapping[str, IntLike]) -> None:
         self.symbols = dict(symbols)
+
+    def unbound(self, values: Sequence[int | torch.SymInt]) -> list[str]:
+        """Torch symbols in a shape that have no dim: sizes that depend on the data of a tensor."""
+        free = [s.name for v in values if not isinstance(v, int) for s in v.node.expr.free_symbols]
+        return [name for name in dict.fromkeys(sorted(free)) if name not in self.symbols]
 
     def size(self, value: int | torch.SymInt) -> IntLike:
         """The dim of a size.  Raises UnknownSize where the IR cannot express it."""

@@ -1,7 +1,9 @@
 """Cost rules of every op, one module for each family.  Importing this package fills the table."""
 
 from plait.ir.cost_rules import (
+    complex,
     control,
+    dynamic,
     elementwise,
     linalg,
     message,
@@ -20,8 +22,10 @@ __all__ = [
     "UNKNOWN_COST",
     "Cost",
     "Sizes",
+    "complex",
     "control",
     "cost_rule",
+    "dynamic",
     "elementwise",
     "engineering",
     "linalg",

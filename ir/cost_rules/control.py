@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from plait.ir.cost_rules.table import UNKNOWN_COST, Cost, Sizes, cost_rule
 from plait.ir.ops import core
 
@@ -22,5 +24,9 @@ def cond(op: core.Cond, sizes: Sizes) -> Cost:
 
 @cost_rule(core.While)
 def while_(op: core.While, sizes: Sizes) -> Cost:
-    """Unknown, since the number of rounds is."""
-    return UNKNOWN_COST
+    """Unknown like the number of rounds, unless a bound of `count` is known."""
+    if op.bound_dim is None or op.bound_dim not in sizes.dims:
+        return UNKNOWN_COST
+    rounds = sizes.dims[op.bound_dim]
+    bodies, tests = sizes.region(op.body).scaled(rounds), sizes.region(op.condition).scaled(rounds + 1)
+    return replace(bodies + tests, exact=False)

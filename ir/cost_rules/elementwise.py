@@ -35,6 +35,8 @@ ELEMENT_FLOPS: dict[type[Op], int] = {
             core.And,
             core.Or,
             core.Xor,
+            core.ShiftLeft,
+            core.ShiftRight,
             core.Where,
             nn.Relu,
         ),
@@ -63,7 +65,9 @@ ELEMENT_FLOPS: dict[type[Op], int] = {
         ),
         TRANSCENDENTAL,
     ),
+    core.BitCast: 0,
     core.Pow: 2 * TRANSCENDENTAL + 1,  # exp(right * log(left))
+    core.Fmod: 4,  # divide, truncate, multiply, subtract
     core.Remainder: 4,  # divide, floor, multiply, subtract
     nn.Relu6: 2,
     nn.LeakyRelu: 2,

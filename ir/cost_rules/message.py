@@ -27,6 +27,18 @@ def gather(op: message.Gather, sizes: Sizes) -> Cost:
     return Cost(bytes_read=written + index_bytes(op.graph, edges), bytes_written=written)
 
 
+@cost_rule(message.Sddmm)
+def sddmm(op: message.Sddmm, sizes: Sizes) -> Cost:
+    """Both rows of each edge combined; a dot product multiplies and adds."""
+    edges = sizes.dim(op.graph.graph_type.edges)
+    dot = op.combine == "dot"
+    elements = sizes.count(op.result) * (sizes.shape(op.left)[-1] if dot else 1)
+    read = sum(int(edges * row_bytes(x, sizes)) for x in (op.left, op.right))
+    ends = sum(side != "edge" for side in (op.left_side, op.right_side))
+    read += ends * index_bytes(op.graph, edges)
+    return Cost(elements if dot else 0, elements * (1 + dot), read, sizes.written(op))
+
+
 @cost_rule(message.Aggregate)
 def aggregate(op: message.Aggregate, sizes: Sizes) -> Cost:
     """A row for each edge, multiplied by its weight and reduced; means are divided per node."""
@@ -55,6 +67,12 @@ def edge_softmax(op: message.EdgeSoftmax, sizes: Sizes) -> Cost:
     edges = sizes.dim(op.graph.graph_type.edges)
     read = sizes.bytes(op.score) + index_bytes(op.graph, edges)
     return Cost(0, SOFTMAX_FLOPS * sizes.count(op.score), read, sizes.written(op))
+
+
+@cost_rule(message.Reverse, message.SelfLoops, message.FromSegments)
+def topology(op: message.Reverse | message.SelfLoops | message.FromSegments, sizes: Sizes) -> Cost:
+    """The operand is read once and edges are written."""
+    return Cost(bytes_read=sizes.read(op), bytes_written=sizes.written(op))
 
 
 @cost_rule(message.Degree)

@@ -9,7 +9,8 @@ from plait.ir.ops import linalg, nn
 from plait.ir.types import QuantType
 from plait.ir.value import Value
 
-Contraction = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.Linear | linalg.Matmul
+Transposed = nn.ConvTranspose2d | nn.ConvTranspose3d
+Contraction = nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed | nn.Linear | linalg.Matmul
 
 
 def contraction(op: Contraction, sizes: Sizes, macs: int, bias: Value | None) -> Cost:
@@ -26,8 +27,8 @@ def convolution(op: nn.Conv1d | nn.Conv2d | nn.Conv3d, sizes: Sizes) -> Cost:
     return contraction(op, sizes, sizes.count(op.result) * math.prod(sizes.shape(op.w)[1:]), op.b)
 
 
-@cost_rule(nn.ConvTranspose2d)
-def conv_transpose2d(op: nn.ConvTranspose2d, sizes: Sizes) -> Cost:
+@cost_rule(nn.ConvTranspose2d, nn.ConvTranspose3d)
+def conv_transpose(op: Transposed, sizes: Sizes) -> Cost:
     """One MAC for each input element, output channel of its group and kernel element."""
     return contraction(op, sizes, sizes.count(op.x) * math.prod(sizes.shape(op.w)[1:]), op.b)
 

@@ -97,3 +97,28 @@ def resize2d(op: nn.Resize2d, sizes: Sizes) -> Cost:
     each = max(2 * taps - 1, 0)
     elements = (rows * width if rows != height else 0) + (rows * columns if columns != width else 0)
     return sizes.cost(op, flops=each * math.prod(lead) * elements)
+
+
+@cost_rule(nn.MaxPoolIndices)
+def max_pool_indices(op: nn.MaxPoolIndices, sizes: Sizes) -> Cost:
+    """A comparison for the largest element and one for its place, for each element of a window."""
+    return sizes.cost(op, flops=2 * math.prod(op.kernel) * sizes.count(op.result))
+
+
+@cost_rule(nn.Fold)
+def fold(op: nn.Fold, sizes: Sizes) -> Cost:
+    """An addition for each element of the operand."""
+    return sizes.cost(op, flops=sizes.count(op.x))
+
+
+@cost_rule(nn.GridSample)
+def grid_sample(op: nn.GridSample, sizes: Sizes) -> Cost:
+    """A multiply and an add for each tap and result element; weights, for each position and axis.
+
+    The bytes count the whole source, of which positions may leave parts unread.
+    """
+    axes = sizes.shape(op.grid)[-1]
+    taps = {"nearest": 1, "linear": 2, "cubic": 4}[op.mode]
+    each = 2 * taps**axes if taps > 1 else 0
+    weights = {"nearest": 4, "linear": 6, "cubic": 30}[op.mode]  # position, fraction, polynomials
+    return sizes.cost(op, flops=each * sizes.count(op.result) + weights * sizes.count(op.grid), exact=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from plait.ir.dims import IntLike, minimum
+from plait.ir.dims import Dim, IntLike, minimum
 from plait.ir.op import Op, shaped
 from plait.ir.types import DType, Shape, ShapedType, TensorType
 from plait.ir.value import Value
@@ -43,6 +43,17 @@ def floating(op: Op, value: Value, name: str) -> TensorType:
     kind = dense(op, value, name)
     if not kind.dtype.is_float:
         raise op.error(f"operand {name} ({value}) is {kind}", why="a floating-point tensor is wanted")
+    return computable(op, value, kind, name)
+
+
+def computable(op: Op, value: Value, kind: TensorType, name: str) -> TensorType:
+    """The type of an operand that is computed with.  Raises VerifyError for minifloats."""
+    if kind.dtype.is_minifloat:
+        raise op.error(
+            f"operand {name} ({value}) is {kind}",
+            why=f"{kind.dtype} is a storage type: it can be moved and cast, not computed with",
+            remedy="insert core.cast to f32",
+        )
     return kind
 
 
@@ -51,7 +62,7 @@ def numeric(op: Op, value: Value, name: str) -> TensorType:
     kind = dense(op, value, name)
     if kind.dtype.kind == "bool":
         raise op.error(f"operand {name} ({value}) is {kind}", why="a numeric tensor is wanted")
-    return kind
+    return computable(op, value, kind, name)
 
 
 def integral(op: Op, value: Value, name: str) -> TensorType:
@@ -92,6 +103,20 @@ def broadcast(op: Op, left: ShapedType, right: ShapedType, names: tuple[Value, V
                 why=f"dims {dim} and {other} at axis {index} neither agree nor is one of them 1",
             )
     return tuple(result)
+
+
+def symbol_of(op: Op, count: IntLike) -> str:
+    """Name of the dim that `op` binds through its attribute `count`.
+
+    Raises VerifyError unless it is a dim symbol and nothing else.
+    """
+    if isinstance(count, Dim) and count.symbols() == {str(count)}:
+        return str(count)
+    raise op.error(
+        f"count={count} is no dim symbol",
+        why="the op gives the dim its value when it runs",
+        remedy="declare one with graph.declare_dim('K', 0) and pass it",
+    )
 
 
 def normalise_axis(op: Op, axis: int, rank: int, name: str = "axis") -> int:

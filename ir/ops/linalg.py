@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY
 
+from plait.ir.dims import minimum
 from plait.ir.op import Op, op, shaped
 from plait.ir.ops.common import Activation, broadcast, floating, same_dtype
 from plait.ir.ops.nn.conv import contraction_result
-from plait.ir.types import TensorType, Type
+from plait.ir.types import TensorType, Type, i64
 from plait.ir.value import Value
 
 
@@ -58,13 +59,18 @@ class Cholesky(Op):
 
 @op("linalg.triangular_solve")
 class TriangularSolve(Op):
-    """y with matrix @ y = right, for triangular matrix [..., N, N] and right [..., N, M]."""
+    """y with matrix @ y = right, for triangular matrix [..., N, N] and right [..., N, M].
+
+    `lower` names the triangle that is read, `transposed` solves with its transpose, and
+    with `unit` the diagonal is taken as ones without being read.
+    """
 
     matrix: Value
     right: Value
     _: KW_ONLY
     lower: bool = True
     transposed: bool = False
+    unit: bool = False
 
     def infer(self) -> tuple[Type, ...]:
         a, b = square(self, self.matrix, "matrix"), floating(self, self.right, "right")
@@ -85,3 +91,62 @@ class Eigh(Op):
     def infer(self) -> tuple[Type, ...]:
         kind = square(self, self.x, "x")
         return kind.with_shape(kind.shape[:-1]), kind
+
+
+def matrix(op: Op, value: Value, name: str) -> TensorType:
+    """The type of a floating-point [..., M, N] operand."""
+    kind = floating(op, value, name)
+    if kind.rank < 2:
+        raise op.error(f"operand {name} ({value}) is {kind}", why="two axes or more are wanted")
+    return kind
+
+
+@op("linalg.lu")
+class LU(Op):
+    """Factors of x [..., M, N] with partial pivoting, the order [..., M] of its rows, and the exchanges.
+
+    The first result holds U on and above its diagonal and L, whose diagonal is ones,
+    below it; with p the second result (i64), x[..., p[i], :] = (L @ U)[..., i, :].  The third
+    (i64 [..., min(M, N)]) names the row that each step exchanged with its own.
+    """
+
+    x: Value
+
+    def infer(self) -> tuple[Type, ...]:
+        kind = matrix(self, self.x, "x")
+        *lead, rows, columns = kind.shape
+        steps = minimum(rows, columns)
+        return kind, TensorType(i64, (*lead, rows)), TensorType(i64, (*lead, steps))
+
+
+@op("linalg.qr")
+class QR(Op):
+    """Q [..., M, K] with orthonormal columns and upper triangular R [..., K, N], K = min(M, N), Q @ R = x.
+
+    The signs are those of Householder reflections: no diagonal element of R is made positive.
+    """
+
+    x: Value
+
+    def infer(self) -> tuple[Type, ...]:
+        kind = matrix(self, self.x, "x")
+        *lead, rows, columns = kind.shape
+        inner = minimum(rows, columns)
+        return kind.with_shape((*lead, rows, inner)), kind.with_shape((*lead, inner, columns))
+
+
+@op("linalg.svd")
+class SVD(Op):
+    """U [..., M, K], singular values [..., K] in descending order and V^T [..., K, N], K = min(M, N)."""
+
+    x: Value
+
+    def infer(self) -> tuple[Type, ...]:
+        kind = matrix(self, self.x, "x")
+        *lead, rows, columns = kind.shape
+        inner = minimum(rows, columns)
+        return (
+            kind.with_shape((*lead, rows, inner)),
+            kind.with_shape((*lead, inner)),
+            kind.with_shape((*lead, inner, columns)),
+        )

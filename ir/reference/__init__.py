@@ -4,7 +4,10 @@ Importing this package fills `plait.ir.reference.table.REFERENCES`.
 """
 
 from plait.ir.reference import (
+    carrier,
+    complex,
     control,
+    dynamic,
     elementwise,
     index,
     linalg,
@@ -14,6 +17,7 @@ from plait.ir.reference import (
     nn_linear,
     nn_norm,
     nn_pool,
+    nn_window,
     prob,
     quant,
     reduce,
@@ -28,7 +32,10 @@ __all__ = [
     "Args",
     "Context",
     "EdgeList",
+    "carrier",
+    "complex",
     "control",
+    "dynamic",
     "elementwise",
     "index",
     "linalg",
@@ -38,6 +45,7 @@ __all__ = [
     "nn_linear",
     "nn_norm",
     "nn_pool",
+    "nn_window",
     "prob",
     "quant",
     "reduce",

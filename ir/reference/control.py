@@ -9,6 +9,7 @@ import torch
 from plait.ir.ops import core
 from plait.ir.reference.table import Context, MixedArgs, reference
 from plait.ir.reference.tensors import torch_dtype
+from plait.ir.region import Region
 
 
 @reference(core.Cond)
@@ -22,9 +23,18 @@ def cond(op: core.Cond, args: MixedArgs, ctx: Context) -> tuple[Any, ...]:
 def while_(op: core.While, args: MixedArgs, ctx: Context) -> tuple[Any, ...]:
     """A region as long as another one yields true."""
     (state,) = args
+    yields = 0 if op.count is None else len(op.body.results) - len(op.inputs)
+    collected: list[list[torch.Tensor]] = [[] for _ in range(yields)]
+    rounds = 0
     while bool(ctx.run(op.condition, state)[0]):
-        state = ctx.run(op.body, state)
-    return tuple(state)
+        results = ctx.run(op.body, state)
+        for slices, result in zip(collected, results, strict=False):
+            slices.append(result)
+        state = results[yields:]
+        rounds += 1
+    if op.count is not None:
+        ctx.bind(op, rounds)
+    return (*_stacked(collected, op.body, ctx), *state)
 
 
 @reference(core.Scan)
@@ -41,11 +51,16 @@ def scan(op: core.Scan, args: MixedArgs, ctx: Context) -> tuple[Any, ...]:
         for slices, result in zip(collected, results, strict=False):
             slices.append(result)
         state = results[yields:]
-    stacked = []
-    for slices, value in zip(collected, op.body.results, strict=False):
+    return (*_stacked(collected, op.body, ctx), *state)
+
+
+def _stacked(collected: list[list[torch.Tensor]], body: Region, ctx: Context) -> list[torch.Tensor]:
+    """The slices of each sequence along a new first axis; a loop that never ran makes empty ones."""
+    found = []
+    for slices, value in zip(collected, body.results, strict=False):
         if slices:
-            stacked.append(torch.stack(slices))
+            found.append(torch.stack(slices))
         else:
             kind = value.shaped
-            stacked.append(torch.empty((0, *ctx.shape(kind)), dtype=torch_dtype(kind), device=ctx.device))
-    return (*stacked, *state)
+            found.append(torch.empty((0, *ctx.shape(kind)), dtype=torch_dtype(kind), device=ctx.device))
+    return found

@@ -10,7 +10,7 @@ import torch
 from plait.ir.op import Op
 from plait.ir.ops import core
 from plait.ir.reference.table import REFERENCES, Args, Context, Reference, reference
-from plait.ir.reference.tensors import activate, convert
+from plait.ir.reference.tensors import activate, bit_cast, convert
 
 UNARY: dict[type[Op], Callable[[torch.Tensor], torch.Tensor]] = {
     core.Neg: torch.neg,
@@ -47,6 +47,7 @@ UNARY: dict[type[Op], Callable[[torch.Tensor], torch.Tensor]] = {
 BINARY: dict[type[Op], Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     core.FloorDiv: lambda a, b: torch.div(a, b, rounding_mode="floor"),
     core.Remainder: torch.remainder,
+    core.Fmod: torch.fmod,
     core.Pow: torch.pow,
     core.Maximum: torch.maximum,
     core.Minimum: torch.minimum,
@@ -60,6 +61,8 @@ BINARY: dict[type[Op], Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     core.And: torch.bitwise_and,
     core.Or: torch.bitwise_or,
     core.Xor: torch.bitwise_xor,
+    core.ShiftLeft: torch.bitwise_left_shift,
+    core.ShiftRight: torch.bitwise_right_shift,
 }
 
 
@@ -102,7 +105,13 @@ def arithmetic(op: core.Arithmetic, args: Args, ctx: Context) -> torch.Tensor:
 @reference(core.Cast)
 def cast(op: core.Cast, args: Args, ctx: Context) -> torch.Tensor:
     """Element conversion."""
-    return convert(args[0], op.out.dtype)
+    return convert(args[0], op.out.dtype, op.x.shaped.dtype, saturate=op.saturate, round_mode=op.round_mode)
+
+
+@reference(core.BitCast)
+def bit_cast_(op: core.BitCast, args: Args, ctx: Context) -> torch.Tensor:
+    """The same bits."""
+    return bit_cast(args[0], op.x.shaped.dtype, op.out.dtype)
 
 
 @reference(core.Clamp)

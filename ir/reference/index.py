@@ -7,6 +7,7 @@ import math
 import torch
 
 from plait.ir.ops import core
+from plait.ir.reference import philox
 from plait.ir.reference.table import Args, Context, reference
 from plait.ir.reference.tensors import torch_dtype
 
@@ -108,7 +109,6 @@ def sort(op: core.Sort, args: Args, ctx: Context) -> tuple[torch.Tensor, torch.T
 
 @reference(core.Random)
 def random(op: core.Random, args: Args, ctx: Context) -> torch.Tensor:
-    """Numbers drawn on the CPU, so that every device sees the same ones."""
-    generator = torch.Generator().manual_seed(op.seed)
-    draw = torch.rand if op.distribution == "uniform" else torch.randn
-    return draw(ctx.shape(op.out), dtype=torch_dtype(op.out), generator=generator).to(ctx.device)
+    """Numbers that depend on the seed and on their row-major place only."""
+    draw = philox.uniform if op.distribution == "uniform" else philox.normal
+    return draw(ctx.shape(op.out), op.seed, torch_dtype(op.out)).to(ctx.device)

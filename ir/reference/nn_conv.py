@@ -12,6 +12,7 @@ from plait.ir.reference.quantised import contract
 from plait.ir.reference.table import Context, MixedArgs, reference
 
 CONVOLUTION: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 def split_pads(pad: tuple[int, ...], spatial: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -43,17 +44,20 @@ def convolution(op: nn.Conv1d | nn.Conv2d | nn.Conv3d, args: MixedArgs, ctx: Con
     return contract(op, (x, w, b), types, ctx, product, output_axis=0, result_axis=-1 - op.spatial)
 
 
-@reference(nn.ConvTranspose2d)
-def conv_transpose2d(op: nn.ConvTranspose2d, args: MixedArgs, ctx: Context) -> torch.Tensor:
+@reference(nn.ConvTranspose2d, nn.ConvTranspose3d)
+def conv_transpose(
+    op: nn.ConvTranspose2d | nn.ConvTranspose3d, args: MixedArgs, ctx: Context
+) -> torch.Tensor:
     """The whole result of the transposed convolution, from which pads are cropped."""
-    before, after = split_pads(op.pad, 2)
+    before, after = split_pads(op.pad, op.spatial)
     crop = tuple(-side for side in before)
     extend = tuple(extra - side for extra, side in zip(op.output_pad, after, strict=True))
+    function = TRANSPOSED[op.spatial]
 
     def product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        whole = F.conv_transpose2d(x, w, None, op.stride, 0, 0, op.groups, op.dilation)
+        whole = function(x, w, None, op.stride, 0, 0, op.groups, op.dilation)
         return pad_axes(whole, crop, extend)
 
     types = (op.x.shaped, op.w.shaped)
     x, w, b = args
-    return contract(op, (x, w, b), types, ctx, product, output_axis=1, result_axis=-3)
+    return contract(op, (x, w, b), types, ctx, product, output_axis=1, result_axis=-1 - op.spatial)

@@ -47,16 +47,23 @@ def avg_pool2d(op: nn.AvgPool2d, args: Args, ctx: Context) -> torch.Tensor:
     (x,) = args
     sizes = ctx.shape(op.result.shaped)[2:]
     before, after = split_pads(op.pad, 2)
-    extent = covered(sizes, op.kernel, op.stride, (1, 1))
-    mean = F.avg_pool2d(fit(x, before, extent, 0.0), op.kernel, op.stride)
+    extent = covered(sizes, op.kernel, op.stride, op.dilation)
+
+    def mean(padded: torch.Tensor) -> torch.Tensor:
+        if op.dilation == (1, 1):
+            return F.avg_pool2d(padded, op.kernel, op.stride)
+        window = torch.full((1, 1, *op.kernel), 1.0 / math.prod(op.kernel), dtype=x.dtype, device=x.device)
+        planes = padded.reshape(-1, 1, *padded.shape[2:])
+        found = F.conv2d(planes, window, None, op.stride, 0, op.dilation)
+        return found.reshape(*padded.shape[:2], *found.shape[2:])
+
     counts = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
     if op.count_pad:
         counts = fit(pad_axes(counts, before, after, 1.0), (0, 0), extent, 0.0)
     else:
         counts = fit(counts, before, extent, 0.0)
-    if bool((counts == 1).all()):
-        return mean
-    return mean / F.avg_pool2d(counts, op.kernel, op.stride)
+    total = mean(fit(x, before, extent, 0.0))
+    return total if bool((counts == 1).all()) else total / mean(counts)
 
 
 @reference(nn.AdaptiveAvgPool2d)

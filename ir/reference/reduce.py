@@ -76,3 +76,10 @@ def cumsum(op: core.CumSum, args: Args, ctx: Context) -> torch.Tensor:
     """Running sum in the element type of the operand."""
     (x,) = args
     return x.cumsum(op.axis, dtype=x.dtype)
+
+
+@reference(core.CumProd)
+def cumprod(op: core.CumProd, args: Args, ctx: Context) -> torch.Tensor:
+    """Running product in the element type of the operand."""
+    (x,) = args
+    return x.cumprod(op.axis, dtype=x.dtype)

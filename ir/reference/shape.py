@@ -14,6 +14,9 @@ from plait.ir.reference.tensors import convert, torch_dtype
 @reference(core.Full)
 def full(op: core.Full, args: Args, ctx: Context) -> torch.Tensor:
     """A filled tensor."""
+    if op.out.dtype.is_minifloat:
+        one = convert(torch.tensor(float(op.value), device=ctx.device), op.out.dtype)
+        return one.expand(ctx.shape(op.out))
     return torch.full(ctx.shape(op.out), op.value, dtype=torch_dtype(op.out), device=ctx.device)
 
 

@@ -42,6 +42,9 @@ class Context(Protocol):
     def parameter(self, name: str) -> torch.Tensor:
         """The constant `name`, for scales and zero points that a type refers to."""
 
+    def bind(self, op: Op, size: int) -> None:
+        """Give the dim that an op binds (`Op.bound_dim`) its value.  Raises InputError out of its range."""
+
     def run(self, region: Region, args: Sequence[Any]) -> tuple[Any, ...]:
         """The results of a region on these arguments."""
 

@@ -281,7 +281,7 @@ def double_cast(op: core.Cast, rw: Rewriter) -> Replace | Skip:
     first, second = inner.x.type.dtype, inner.out.dtype
     if not holds(second, first):
         return Skip(f"{second} does not hold every {first}")
-    return rw.replace(op, with_=core.Cast(inner.x, out=op.out), matched=(inner,))
+    return rw.replace(op, with_=op.evolve(x=inner.x), matched=(inner,))
 
 
 def holds(wide: DType, narrow: DType) -> bool:
@@ -292,6 +292,10 @@ def holds(wide: DType, narrow: DType) -> bool:
         return False
     if narrow.kind == "bool":
         return True
+    if wide.is_minifloat:
+        return False
+    if narrow.name == "f8e8m0fnu":  # its exponents are those of f32
+        return wide.name in ("bf16", "f32", "f64")
     if narrow.is_float:
         return wide.is_float and wide.bits > narrow.bits
     magnitude = narrow.bits - (narrow.kind == "int")
@@ -323,7 +327,7 @@ def cast_of_full(op: core.Cast, rw: Rewriter) -> Replace | Skip:
 
 def recast(value: float | int | bool, source: DType, target: DType) -> float | int | bool | None:
     """A number after a cast; None where the cast is undefined, as from infinity to an integer."""
-    if "complex" in (source.kind, target.kind):
+    if "complex" in (source.kind, target.kind) or target.is_minifloat:
         return None
     held = float(np.asarray(value, source.numpy)) if source.is_float else int(value)
     if target.kind == "bool":

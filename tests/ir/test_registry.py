@@ -18,6 +18,7 @@ from plait.ir.cost import Cost, op_cost
 from plait.ir.cost_rules import RULES
 from plait.ir.dims import evaluate
 from plait.ir.interpret import interpret
+from plait.ir.ops import core
 from plait.ir.reference import REFERENCES, EdgeList
 from plait.ir.reference.tensors import TORCH
 from plait.ir.types import ShapedType
@@ -77,6 +78,7 @@ def read_case(lines: list[str], opname: str) -> Case:
     module = [
         "plait.ir 1.0",
         *(f"dim {name} in 1..64" for name in SIZES),
+        *(["dim K in 0..*"] if "count=" in match["call"] else []),
         *declared,
         f"func @main{match['signature']} -> {match['types']} {{",
         f"  {names} = {match['call']} : {match['types']}{match['regions'] or ''}",
@@ -155,7 +157,7 @@ def test_documented_and_inferred(opname: str) -> None:
 def test_cost_rule(opname: str) -> None:
     assert REGISTRY[opname] in RULES, f"op {opname} has no cost rule: add one to ir/cost_rules"
     for case in cases_of(opname).valid:
-        cost = op_cost(op_in(case.graph(), opname), SIZES)
+        cost = op_cost(op_in(case.graph(), opname), {**SIZES, "K": 6})
         assert isinstance(cost, Cost)
         for figure in cost.figures():
             assert figure is None or figure >= 0
@@ -177,12 +179,18 @@ def test_reference(opname: str) -> None:
             observe=seen.__setitem__,
         )
         assert len(outputs) == len(graph.outputs)
+        sizes = dict(SIZES)
+        if isinstance(op, core.BindDim):
+            sizes["K"] = int(seen[op.result])
+        elif op.bound_dim is not None:
+            (axis, *_) = (i for i, dim in enumerate(op.results[0].shaped.shape) if str(dim) == op.bound_dim)
+            sizes[op.bound_dim] = seen[op.results[0]].shape[axis]
         for value in op.results:
             if isinstance(value.type, GraphType):
                 assert isinstance(seen[value], EdgeList)
                 continue
             assert isinstance(seen[value], torch.Tensor)
-            assert tuple(seen[value].shape) == tuple(evaluate(dim, SIZES) for dim in value.shaped.shape)
+            assert tuple(seen[value].shape) == tuple(evaluate(dim, sizes) for dim in value.shaped.shape)
             assert seen[value].dtype == TORCH[value.shaped.dtype.name]
 
 

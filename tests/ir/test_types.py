@@ -75,6 +75,16 @@ def test_bytes() -> None:
     assert SpikeType((9,)).bytes_at({}) == 2
     assert GraphType(10, 20, "coo").bytes_at({}) == 160
     assert GraphType(10, 20, "csr", i64).bytes_at({}) == (11 + 40) * 8
+    assert GraphType(10, 20, "coo", i64, 7).bytes_at({}) == 320
+
+
+def test_bipartite_graph() -> None:
+    kind = parse_type("graph<N, E, coo, i64, src=2*M>")
+    assert isinstance(kind, GraphType)
+    assert str(kind) == "graph<N, E, coo, i64, src=2*M>"
+    assert kind.symbols == {"N", "E", "M"}
+    assert str(kind.substitute({"M": 3})) == "graph<N, E, coo, i64, src=6>"
+    assert (str(kind.ends("src")), str(kind.ends("dst"))) == ("2*M", "N")
 
 
 def test_quantised_range() -> None:

@@ -3,18 +3,44 @@
 from plait.backends.tvm.emit import (
     conv,
     elementwise,
+    factor,
+    fourier,
+    host,
     index,
     linear,
     message,
     norm,
+    orthogonal,
     pool,
     quant,
+    random,
     reduce,
+    sample,
     shape,
     spike,
+    window,
 )
 from plait.backends.tvm.emit.table import EMISSIONS, Arguments, Emission, Emitter, Kind, Source, Stage, emit
 
-_FAMILIES = (conv, elementwise, index, linear, message, norm, pool, quant, reduce, shape, spike)
+_FAMILIES = (
+    conv,
+    elementwise,
+    factor,
+    fourier,
+    host,
+    index,
+    linear,
+    message,
+    norm,
+    orthogonal,
+    pool,
+    quant,
+    random,
+    reduce,
+    sample,
+    shape,
+    spike,
+    window,
+)
 
 __all__ = ["EMISSIONS", "Arguments", "Emission", "Emitter", "Kind", "Source", "Stage", "emit"]

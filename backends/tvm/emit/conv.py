@@ -55,10 +55,11 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     source = padded(emitter, args.x, kind, pads, number(zero, emitter.dtype(kind)))
     channels_out, channels_in = op.w.type.shape[:2]
     per_group = channels_out // op.groups
+    width_in, width_out = emitter.read_dim(channels_in), emitter.read_dim(per_group)
     finish = contraction_finish(op, args, emitter, channel=1)
 
     def read(n: Expr, group: Expr, c: Expr, places: Sequence[Expr], window: Sequence[Expr]) -> Expr:
-        channel = group * channels_in + c if op.groups > 1 else c
+        channel = group * width_in + c if op.groups > 1 else c
         where = [p * s + k * d for p, s, k, d in zip(places, op.stride, window, op.dilation, strict=True)]
         return x.centred(source(n, channel, *where))
 
@@ -79,7 +80,7 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
             )
 
     def term(*i: Expr) -> Expr:
-        group = tirx.floordiv(i[1], per_group)
+        group = tirx.floordiv(i[1], width_out)
         return te.sum(
             read(i[0], group, c, i[2:], window) * w.centred(args.w(i[1], c, *window), i[1]), axis=axes
         )
@@ -140,22 +141,22 @@ def _tiled(
     return at
 
 
-@emit(nn.ConvTranspose2d, kind=Kind.CONTRACTION)
+@emit(nn.ConvTranspose2d, nn.ConvTranspose3d, kind=Kind.CONTRACTION)
 def _conv_transpose(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     """A sum over the window, of the inputs whose step lands on the pixel."""
     kind, result = op.x.type, op.result.type
     dtype = emitter.dtype(kind)
     x, w = operand(emitter, op.x), operand(emitter, op.w)
     per_group_in = kind.shape[1] // op.groups
-    per_group_out = op.w.type.shape[1]
+    width_in, width_out = emitter.read_dim(per_group_in), emitter.read_dim(op.w.type.shape[1])
     sizes = [emitter.read_dim(dim) for dim in kind.shape[2:]]
-    pads = pads_of(op, op.pad, 2)
+    pads = pads_of(op, op.pad, op.spatial)
     axes = [emitter.axis(per_group_in, "c")]
     axes += [emitter.axis(size, f"k{i}") for i, size in enumerate(op.w.type.shape[2:])]
     c, window = axes[0].var, [axis.var for axis in axes[1:]]
 
     def at(*i: Expr) -> Expr:
-        group, channel = tirx.floordiv(i[1], per_group_out), tirx.floormod(i[1], per_group_out)
+        group, channel = tirx.floordiv(i[1], width_out), tirx.floormod(i[1], width_out)
         places, inside = [], []
         for p, k, s, d, (before, _), size in zip(
             i[2:], window, op.stride, op.dilation, pads, sizes, strict=True
@@ -166,7 +167,7 @@ def _conv_transpose(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
             if s > 1:
                 inside.append(tirx.floormod(position, s) == 0)
             places.append(place)
-        source = group * per_group_in + c
+        source = group * width_in + c
         pixel = tirx.if_then_else(tirx.all(*inside), args.x(i[0], source, *places), number(0, dtype))
         return te.sum(x.centred(pixel) * w.centred(args.w(source, channel, *window)), axis=axes)
 

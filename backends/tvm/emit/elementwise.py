@@ -9,6 +9,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from plait.backends.tvm.emit import minifloat
 from plait.backends.tvm.emit.expressions import (
     activate,
     clip,
@@ -22,7 +23,7 @@ from plait.backends.tvm.emit.expressions import (
     softplus,
 )
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
-from plait.ir import Op
+from plait.ir import DType, Op
 from plait.ir.ops import core, nn
 
 
@@ -33,9 +34,8 @@ def _is_float(x: Expr) -> bool:
 def _expm1(x: Expr) -> Expr:
     """e^x - 1; near zero by its series, where the difference would cancel."""
     one = number(1, x.ty.dtype)
-    series = x * (
-        one + x * number(0.5, x.ty.dtype) * (one + x * number(1 / 3, x.ty.dtype) * (one + x * 0.25))
-    )
+    half, third, quarter = (number(1 / n, x.ty.dtype) for n in (2, 3, 4))
+    series = x * (one + x * half * (one + x * third * (one + x * quarter)))
     return tirx.Select(tirx.abs(x) < number(0.02, x.ty.dtype), series, tirx.exp(x) - one)
 
 
@@ -151,8 +151,47 @@ def _unary(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     )
 
 
+def _fmod(op: Any, a: Expr, b: Expr) -> Expr:
+    """C's function, which is exact, in f32 for half precision."""
+    if not _is_float(a):
+        return tirx.truncmod(a, b)
+    dtype = str(a.ty.dtype)
+    if dtype == "float64":
+        return tirx.call_pure_extern(dtype, "fmod", a, b)
+    wide = [x if dtype == "float32" else tirx.Cast("float32", x) for x in (a, b)]
+    found = tirx.call_pure_extern("float32", "fmodf", *wide)
+    return found if dtype == "float32" else tirx.Cast(dtype, found)
+
+
 def _remainder(op: Any, a: Expr, b: Expr) -> Expr:
-    return a - tirx.floor(a / b) * b if _is_float(a) else tirx.floormod(a, b)
+    """The exact remainder, moved by one divisor where its sign is not the divisor's."""
+    if not _is_float(a):
+        return tirx.floormod(a, b)
+    zero = number(0, a.ty.dtype)
+    rest = _fmod(op, a, b)
+    return tirx.Select(tirx.And(rest != zero, _differ(rest < zero, b < zero)), rest + b, rest)
+
+
+def _differ(first: Expr, second: Expr) -> Expr:
+    return tirx.Or(tirx.And(first, tirx.Not(second)), tirx.And(tirx.Not(first), second))
+
+
+def _within(op: Any, a: Expr, b: Expr) -> Expr:
+    """Whether a shift is by fewer bits than there are, and not by a negative number."""
+    return tirx.And(b >= number(0, b.ty.dtype), b < number(op.left.type.dtype.bits, b.ty.dtype))
+
+
+def _shift_left(op: Any, a: Expr, b: Expr) -> Expr:
+    zero = number(0, a.ty.dtype)
+    inside = _within(op, a, b)
+    return tirx.Select(inside, a << tirx.Select(inside, b, zero), zero)
+
+
+def _shift_right(op: Any, a: Expr, b: Expr) -> Expr:
+    zero = number(0, a.ty.dtype)
+    inside = _within(op, a, b)
+    beyond = tirx.Select(a < zero, -number(1, a.ty.dtype), zero) if op.left.type.dtype.kind == "int" else zero
+    return tirx.Select(inside, a >> tirx.Select(inside, b, zero), beyond)
 
 
 def _power(op: Any, a: Expr, b: Expr) -> Expr:
@@ -177,17 +216,17 @@ def _division(op: Any, a: Expr, b: Expr) -> Expr:
 
 
 def _floor_division(op: Any, a: Expr, b: Expr) -> Expr:
-    return tirx.floor(a / b) if _is_float(a) else tirx.floordiv(a, b)
+    """floor((a - r) / b) with r the exact remainder, so that rounding never reaches the next number."""
+    if not _is_float(a):
+        return tirx.floordiv(a, b)
+    whole = tirx.nearbyint((a - _remainder(op, a, b)) / b)
+    return tirx.Select(b == number(0, a.ty.dtype), a / b, whole)
 
 
 def _logic(
     of_booleans: Callable[[Expr, Expr], Expr], of_bits: Callable[[Expr, Expr], Expr]
 ) -> Callable[[Any, Expr, Expr], Expr]:
     return lambda op, a, b: of_booleans(a, b) if str(a.ty.dtype) == "bool" else of_bits(a, b)
-
-
-def _unequal(a: Expr, b: Expr) -> Expr:
-    return tirx.Or(tirx.And(a, tirx.Not(b)), tirx.And(tirx.Not(a), b))
 
 
 _BINARY: dict[type[Op], Callable[[Any, Expr, Expr], Expr]] = {
@@ -197,6 +236,7 @@ _BINARY: dict[type[Op], Callable[[Any, Expr, Expr], Expr]] = {
     core.Div: lambda op, a, b: activate(_division(op, a, b), op),
     core.FloorDiv: _floor_division,
     core.Remainder: _remainder,
+    core.Fmod: _fmod,
     core.Pow: _power,
     core.Maximum: _extreme(te.max),
     core.Minimum: _extreme(te.min),
@@ -209,7 +249,9 @@ _BINARY: dict[type[Op], Callable[[Any, Expr, Expr], Expr]] = {
     core.Ge: lambda op, a, b: a >= b,
     core.And: _logic(tirx.And, tirx.bitwise_and),
     core.Or: _logic(tirx.Or, tirx.bitwise_or),
-    core.Xor: _logic(_unequal, tirx.bitwise_xor),
+    core.Xor: _logic(_differ, tirx.bitwise_xor),
+    core.ShiftLeft: _shift_left,
+    core.ShiftRight: _shift_right,
 }
 
 
@@ -251,18 +293,64 @@ def _prelu(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 
 
 def convert(x: Expr, dtype: str) -> Expr:
-    """An element in another element type; to bool by comparison with zero."""
+    """An element in another element type of TVM; to bool by comparison with zero.
+
+    Floats go to narrow and to unsigned integers through wide signed ones, so that they wrap around.
+    """
     source = str(x.ty.dtype)
     if source == dtype:
         return x
     if dtype == "bool":
-        return x != number(0, source)
+        some = x != number(0, source)
+        # TVM's comparison is false for NaN, which is not zero.
+        return tirx.any(some, tirx.isnan(x)) if "float" in source else some
     if source == "bool":
         return tirx.Select(x, number(1, dtype), number(0, dtype))
+    if "float" in source and dtype in ("int8", "int16", "uint8", "uint16"):
+        return tirx.Cast(dtype, tirx.Cast("int32", x))
+    if "float" in source and dtype == "uint32":
+        return tirx.Cast(dtype, tirx.Cast("int64", x))
+    if "float" in source and dtype == "uint64":
+        half = number(2.0**63, "float64")
+        wide = tirx.Cast("float64", x)
+        low = tirx.Cast(dtype, tirx.Cast("int64", tirx.Select(wide < half, wide, wide - half)))
+        return tirx.Select(wide < half, low, low + tirx.const(1 << 63, dtype))
     return tirx.Cast(dtype, x)
+
+
+def cast(x: Expr, source: DType, target: DType, dtype: str, op: Any) -> Expr:
+    """An element in another element type; `dtype` is TVM's name of it."""
+    if source.is_minifloat:
+        if source == target:
+            return x
+        x = minifloat.decode(x, source)
+    if target.is_minifloat:
+        return minifloat.encode(x, target, saturate=op.saturate, round_mode=op.round_mode)
+    if target.is_integer and target.bits < 8:
+        whole = x if "int" in str(x.ty.dtype) else convert(x, "int64")
+        return minifloat.wrapped(tirx.Cast("int64", whole), target)
+    return convert(x, dtype)
 
 
 @emit(core.Cast, kind=Kind.ELEMENTWISE)
 def _cast(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    dtype = emitter.dtype(op.result.type)
-    return pointwise(emitter.shape(op.result.type.shape), lambda x: convert(x, dtype), args.x, name="cast")
+    kind = op.result.type
+    source, dtype = op.x.type.dtype, emitter.dtype(kind)
+    return pointwise(
+        emitter.shape(kind.shape), lambda x: cast(x, source, kind.dtype, dtype, op), args.x, name="cast"
+    )
+
+
+@emit(core.BitCast, kind=Kind.ELEMENTWISE)
+def _bit_cast(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    kind = op.result.type
+    dtype = emitter.dtype(kind)
+
+    def at(x: Expr) -> Expr:
+        if kind.dtype.is_integer and kind.dtype.bits < 8:
+            return minifloat.wrapped(tirx.Cast("int64", x), kind.dtype)
+        if kind.dtype.bits < 8:
+            return tirx.bitwise_and(tirx.Cast("uint8", x), number((1 << kind.dtype.bits) - 1, "uint8"))
+        return x if str(x.ty.dtype) == dtype else tirx.reinterpret(dtype, x)
+
+    return pointwise(emitter.shape(kind.shape), at, args.x, name="bit_cast")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from tvm import te, tirx, topi
 from tvm.ir import Expr
 
 from plait.backends.tvm.emit.expressions import number
+from plait.backends.tvm.emit.loops import item_loops, line, product, serial, when
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir import IntLike
 from plait.ir.ops import core
@@ -61,13 +64,52 @@ def _gather_nd(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     return te.compute(emitter.shape(op.result.type.shape), at, name="gather_nd")
 
 
+def _combined(mode: str, old: Expr, new: Expr) -> Expr:
+    """What a written element becomes; NaN wins over any largest or smallest."""
+    if mode == "none":
+        return new
+    if str(new.ty.dtype) == "bool":
+        return tirx.And(old, new) if mode in ("mul", "min") else tirx.Or(old, new)
+    if mode in ("add", "mul"):
+        return old + new if mode == "add" else old * new
+    chosen = te.max(old, new) if mode == "max" else te.min(old, new)
+    if "float" not in str(new.ty.dtype):
+        return chosen
+    return tirx.Select(tirx.isnan(old), old, tirx.Select(tirx.isnan(new), new, chosen))
+
+
 @emit(core.ScatterElements, kind=Kind.ALONE)
 def _scatter_elements(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    axis = op.axis % op.x.type.rank
-    mode = _SCATTER_MODES[op.reduce]
-    scatter = topi.scatter_elements if emitter.is_cpu else topi.gpu.scatter_elements
-    with current_target(emitter):
-        return scatter(args.x, args.indices, args.updates, axis, mode)
+    """Each line along the axis is copied and then written in the order of its updates.
+
+    The indices may cover a part of the other axes only.
+    """
+    kind, picks = op.x.type, op.indices.type
+    axis = op.axis % kind.rank
+    shape, covered = emitter.shape(kind.shape), emitter.shape(picks.shape)
+    others = [i for i in range(kind.rank) if i != axis]
+
+    def body(item: Expr, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        x, y = line(inputs[0], item, shape, axis), line(outputs[0], item, shape, axis)
+        with serial(0, shape[axis]) as i:
+            y[i] = x[i]
+        indices, updates = (replace(y, buffer=buffer) for buffer in inputs[1:])
+        places = (*y.lead, *y.trail)
+        inside = [
+            place < covered[i]
+            for place, i in zip(places, others, strict=True)
+            if picks.shape[i] != kind.shape[i]
+        ]
+        with ExitStack() as scope:
+            for condition in inside:
+                scope.enter_context(when(condition))
+            with serial(0, covered[axis]) as k:
+                place = wrapped(emitter, indices[k], kind.shape[axis])
+                y[place] = _combined(op.reduce, y[place], updates[k])
+
+    lines = product([shape[i] for i in others])
+    inputs = [args.x, args.indices, args.updates]
+    return item_loops(emitter, lines, body, inputs, [(shape, emitter.dtype(kind))], "scatter_elements")[0]
 
 
 @emit(core.ScatterND, kind=Kind.ALONE)

@@ -15,15 +15,25 @@ from plait.ir.ops import nn
 from plait.ir.types import ShapedType
 
 
+def _accumulator(dtype: str) -> str:
+    """The type in which sums of elements are held."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def _cast(dtype: str, x: Expr) -> Expr:
+    return x if str(x.ty.dtype) == dtype else tirx.Cast(dtype, x)
+
+
 def softmax(
     emitter: Emitter, x: te.Tensor, axis: int, kind: ShapedType, *, guarded: bool = False
 ) -> te.Tensor:
     """e^x / sum(e^x) along an axis, the largest element taken out first.
 
     Where `guarded`, the lowest number and minus infinity count as absent elements: they
-    get zero, and a row of nothing else is all zeros.
+    get zero, and a row of nothing else is all zeros.  Half precision is computed in f32.
     """
     dtype = emitter.dtype(kind)
+    wide = _accumulator(dtype)
     rest = [a for a in range(kind.rank) if a != axis]
 
     def outside(i: Sequence[Expr]) -> list[Expr]:
@@ -32,9 +42,9 @@ def softmax(
     largest = reduce_axes(emitter, kind, (axis,), lambda *i: x(*i), te.max, "largest")
 
     def power(*i: Expr) -> Expr:
-        found = tirx.exp(x(*i) - largest(*outside(i)))
+        found = tirx.exp(_cast(wide, x(*i)) - _cast(wide, largest(*outside(i))))
         # The largest of a row that holds nothing is the lowest number itself.
-        return tirx.Select(x(*i) > tirx.min_value(dtype), found, number(0, dtype)) if guarded else found
+        return tirx.Select(x(*i) > tirx.min_value(dtype), found, number(0, wide)) if guarded else found
 
     shape = emitter.shape(kind.shape)
     powers = te.compute(shape, power, name="powers")
@@ -43,8 +53,8 @@ def softmax(
     def at(*i: Expr) -> Expr:
         divisor = total(*outside(i))
         if guarded:
-            divisor = tirx.Select(divisor == number(0, dtype), number(1, dtype), divisor)
-        return powers(*i) / divisor
+            divisor = tirx.Select(divisor == number(0, wide), number(1, wide), divisor)
+        return _cast(dtype, powers(*i) / divisor)
 
     return te.compute(shape, at, name="softmax")
 
@@ -62,13 +72,16 @@ def _log_softmax(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     rest = [a for a in range(kind.rank) if a != axis]
     largest = reduce_axes(emitter, kind, (axis,), lambda *i: args.x(*i), te.max, "largest")
 
+    dtype = emitter.dtype(kind)
+    wide = _accumulator(dtype)
+
     def centred(*i: Expr) -> Expr:
-        return args.x(*i) - largest(*(i[a] for a in rest))
+        return _cast(wide, args.x(*i)) - _cast(wide, largest(*(i[a] for a in rest)))
 
     total = reduce_axes(emitter, kind, (axis,), lambda *i: tirx.exp(centred(*i)), te.sum, "total")
     return te.compute(
         emitter.shape(kind.shape),
-        lambda *i: centred(*i) - tirx.log(total(*(i[a] for a in rest))),
+        lambda *i: _cast(dtype, centred(*i) - tirx.log(total(*(i[a] for a in rest)))),
         name="log_softmax",
     )
 

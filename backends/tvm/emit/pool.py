@@ -51,26 +51,32 @@ def _avg_pool(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind = op.x.type
     dtype = emitter.dtype(kind)
     stated = pads_of(op, op.pad, 2)
-    source = padded(emitter, args.x, kind, _covering(op, stated, (1, 1)), number(0, dtype))
+    source = padded(emitter, args.x, kind, _covering(op, stated, op.dilation), number(0, dtype))
     sizes = [emitter.read_dim(dim) for dim in kind.shape[2:]]
     ky, kx = emitter.axis(op.kernel[0], "ky"), emitter.axis(op.kernel[1], "kx")
+    (sy, sx), (dy, dx) = op.stride, op.dilation
     shape = emitter.shape(op.result.type.shape)
     sums = te.compute(
         shape,
-        lambda n, c, y, x: te.sum(source(n, c, y * op.stride[0] + ky, x * op.stride[1] + kx), axis=[ky, kx]),
+        lambda n, c, y, x: te.sum(source(n, c, y * sy + ky * dy, x * sx + kx * dx), axis=[ky, kx]),
         name="window_sum",
     )
     # Every window lies inside the input or counts its pads: the divisor is the same everywhere.
     uniform = not op.ceil and (op.count_pad or not any(op.pad))
 
+    def first(place: Expr, axis: int) -> Expr:
+        """The number of window elements in front of `place`, an offset from the start of the window."""
+        step = op.dilation[axis]
+        whole = place if step == 1 else tirx.floordiv(place + (step - 1), step)
+        return te.max(te.min(whole, tirx.IntImm("int64", op.kernel[axis])), tirx.IntImm("int64", 0))
+
     def covered(place: Expr, axis: int) -> Expr:
         """How many elements of a window count along an axis."""
         before, after = stated[axis]
         start = place * op.stride[axis] - before
-        stop = start + op.kernel[axis]
         if op.count_pad:
-            return te.min(stop, sizes[axis] + after) - start
-        return te.min(stop, sizes[axis]) - te.max(start, tirx.IntImm("int64", 0))
+            return first(sizes[axis] + after - start, axis)
+        return first(sizes[axis] - start, axis) - first(tirx.IntImm("int64", 0) - start, axis)
 
     def at(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
         if uniform:
@@ -121,7 +127,7 @@ def _adaptive_avg_pool(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     )
 
 
-def _cubic_weights(t: Expr, dtype: str) -> list[Expr]:
+def cubic_weights(t: Expr, dtype: str) -> list[Expr]:
     """Keys' cubic convolution weights (a = -0.75) of the four neighbours at fraction t."""
     a, one = -0.75, number(1, dtype)
 
@@ -168,7 +174,7 @@ def _resize(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         if op.mode == "linear":
             weights = [number(1, dtype) - t, t]
             return [(inside(first + k, axis), weight) for k, weight in enumerate(weights)]
-        return [(inside(first + (k - 1), axis), weight) for k, weight in enumerate(_cubic_weights(t, dtype))]
+        return [(inside(first + (k - 1), axis), weight) for k, weight in enumerate(cubic_weights(t, dtype))]
 
     def at(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
         total: Expr | None = None

@@ -9,6 +9,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.tvm.emit.expressions import number
+from plait.backends.tvm.emit.loops import item_loops, line, local, product, serial
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir import Op, TensorType
 from plait.ir.ops import core, prob
@@ -17,13 +18,24 @@ from plait.ir.types import ShapedType
 Reducer = Callable[..., Expr]
 _all = te.comm_reducer(lambda a, b: tirx.And(a, b), lambda dtype: tirx.const(True, dtype), name="all")
 _any = te.comm_reducer(lambda a, b: tirx.Or(a, b), lambda dtype: tirx.const(False, dtype), name="any")
+
+
+def _limit(dtype: str, sign: int) -> Expr:
+    """The neutral element of max (sign -1) or min: infinity, or the end of the range of integers."""
+    if "float" in dtype:
+        return tirx.const(sign * float("inf"), dtype)
+    return tirx.max_value(dtype) if sign > 0 else tirx.min_value(dtype)
+
+
+_largest = te.comm_reducer(lambda a, b: tirx.max(a, b), lambda dtype: _limit(dtype, -1), name="max")
+_smallest = te.comm_reducer(lambda a, b: tirx.min(a, b), lambda dtype: _limit(dtype, 1), name="min")
 _product = te.comm_reducer(lambda a, b: a * b, lambda dtype: tirx.const(1, dtype), name="product")
 
 _REDUCERS: dict[type[Op], Reducer] = {
     core.Sum: te.sum,
     core.Mean: te.sum,
-    core.Max: te.max,
-    core.Min: te.min,
+    core.Max: _largest,
+    core.Min: _smallest,
     core.Prod: _product,
     core.Any: _any,
     core.All: _all,
@@ -120,19 +132,27 @@ def _arg_reduction(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     )
 
 
-@emit(core.CumSum, kind=Kind.ALONE)
-def _cumsum(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    """Each element sums all before it: parallel, at a cost quadratic in the axis."""
+@emit(core.CumSum, core.CumProd, kind=Kind.ALONE)
+def _scan(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    """Line by line along the axis; half precision accumulates in f32, as its sums do in PyTorch."""
     kind: TensorType = op.x.type
     axis = op.axis % kind.rank
-    zero = number(0, emitter.dtype(kind))
-    over = emitter.axis(kind.shape[axis], "before")
+    shape, dtype = emitter.shape(kind.shape), emitter.dtype(kind)
+    wide = "float32" if dtype in ("float16", "bfloat16") else dtype
+    sums = isinstance(op, core.CumSum)
+    size = shape[axis]
 
-    def at(*i: Expr) -> Expr:
-        read = args.x(*i[:axis], over, *i[axis + 1 :])
-        return te.sum(tirx.Select(over.var <= i[axis], read, zero), axis=over)
+    def body(item: Expr, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        x, y = line(inputs[0], item, shape, axis), line(outputs[0], item, shape, axis)
+        total = local(wide)
+        total[0] = number(0 if sums else 1, wide)
+        with serial(0, size) as i:
+            here = tirx.Cast(wide, x[i]) if wide != dtype else x[i]
+            total[0] = total[0] + here if sums else total[0] * here
+            y[i] = tirx.Cast(dtype, total[0]) if wide != dtype else total[0]
 
-    return te.compute(emitter.shape(kind.shape), at, name="cumsum")
+    lines = product([extent for i, extent in enumerate(shape) if i != axis])
+    return item_loops(emitter, lines, body, [args.x], [(shape, dtype)], op.opname.rpartition(".")[2])[0]
 
 
 @emit(prob.LogSumExp, kind=Kind.ALONE)

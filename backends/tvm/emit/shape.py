@@ -7,6 +7,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from plait.backends.tvm.emit import minifloat
 from plait.backends.tvm.emit.expressions import element, number
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir.ops import core
@@ -15,7 +16,8 @@ from plait.ir.ops import core
 @emit(core.Full, kind=Kind.CREATION)
 def _full(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind = op.result.type
-    value = number(op.value, emitter.dtype(kind))
+    pattern = minifloat.pattern_of(op.value, kind.dtype) if kind.dtype.is_minifloat else op.value
+    value = number(pattern, emitter.dtype(kind))
     return te.compute(emitter.shape(kind.shape), lambda *i: value, name="full")
 
 

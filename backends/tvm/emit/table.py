@@ -30,6 +30,8 @@ class Kind(enum.Enum):
     CREATION = "reads nothing: computed again wherever it is used"
     VIEW = "the same bytes under another shape: no kernel"
     ALONE = "one or several kernels of its own"
+    CONTROL = "regions that become functions: no kernel of its own"
+    HOST = "a function of the host that finds the size of its result: no kernel"
 
 
 EmitFunction = Callable[[Any, "Arguments", "Emitter"], Any]

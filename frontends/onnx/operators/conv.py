@@ -92,7 +92,7 @@ def convolution(call: Call) -> Value:
 def transposed_convolution(call: Call) -> Value:
     x, w, b = call.value(0), call.value(1), call.optional(2)
     spatial = call.rank(0) - 2
-    if spatial not in (1, 2):
+    if spatial not in (1, 2, 3):
         raise call.unsupported(f"a transposed convolution over {spatial} axes")
     kernel = require_known(call, call.shape(1)[2:], "the kernel")
     stride, dilation = window(call, spatial, "strides"), window(call, spatial, "dilations")
@@ -104,17 +104,18 @@ def transposed_convolution(call: Call) -> Value:
         w = call.reshape(w, (*taps[:2], 1, taps[2]))
         stride, dilation, extra = (1, *stride), (1, *dilation), (0, *extra)
         pads = (0, pads[0], 0, pads[1])
-    op = nn.ConvTranspose2d(
+    make: Any = nn.ConvTranspose3d if spatial == 3 else nn.ConvTranspose2d
+    op = make(
         x,
         w,
         b,
-        stride=(stride[0], stride[1]),
+        stride=stride,
         pad=compact(pads),
-        output_pad=(extra[0], extra[1]),
-        dilation=(dilation[0], dilation[1]),
+        output_pad=extra,
+        dilation=dilation,
         groups=call.integer("group", 1),
     )
-    if spatial == 2:
+    if spatial > 1:
         return call.emit(op)
     y = call.step(op)
     n, c, _, length_out = y.shaped.shape
@@ -154,3 +155,19 @@ def _transposed_pads(
         before.append(total - small if mode == "SAME_LOWER" else small)
         after.append(total - before[-1])
     return (*before, *after), tuple(longer)
+
+
+@lowers("Col2Im", since=18)
+def columns_to_image(call: Call) -> Value:
+    kernel = call.ints(2, "the block shape")
+    spatial = len(kernel)
+    return call.emit(
+        nn.Fold(
+            call.value(0),
+            size=call.dims(1, "the image shape"),
+            kernel=kernel,
+            stride=window(call, spatial, "strides"),
+            pad=compact(call.integers("pads") or (0,) * (2 * spatial)),
+            dilation=window(call, spatial, "dilations"),
+        )
+    )

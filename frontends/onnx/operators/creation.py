@@ -16,8 +16,8 @@ from plait.ir.ops import core
 @lowers("Constant")
 def constant(call: Call) -> Operand:
     given = call.attributes
-    if "value" in given:
-        tensor = given["value"]
+    tensor = given.get("value", given.get("sparse_value"))
+    if tensor is not None:
         return Operand(call.outputs[0], tensor.element, tensor.numbers)
     for name, element in (("value_float", t.f32), ("value_int", t.i64)):
         if name in given:
@@ -128,10 +128,28 @@ def random(call: Call) -> Value:
 
 @lowers("Dropout", since=7)
 def dropout(call: Call) -> list[Value | Operand | None]:
-    """The input itself, and a mask of true where somebody asks for it."""
+    """The input itself and a mask of true; in training elements are kept by chance and scaled up."""
     if call.has(2):
         training = call.operand(2).array
-        if training is None or bool(training.reshape(())):
-            raise call.unsupported("Dropout in training mode", remedy="export the model in evaluation mode")
+        if training is None:
+            raise call.error(
+                "whether Dropout trains is computed at run time",
+                why="the IR needs it at compile time",
+                remedy="export the model in evaluation mode",
+            )
+        ratio = call.operand(1).array if call.has(1) else np.asarray(0.5)
+        if bool(training.reshape(())) and (ratio is None or float(ratio.reshape(())) != 0.0):
+            return _dropped(call)
     mask = call.full(True, t.boolean, call.shape(0)) if call.wants(1) else None
     return [call.operand(0), mask]
+
+
+def _dropped(call: Call) -> list[Value | Operand | None]:
+    """x / (1 - ratio) where a random number is at least `ratio`, else 0; and the mask of kept elements."""
+    x, seed = call.value(0), call.integer("seed", 0)
+    ratio = call.cast(call.reshape(call.value(1), ()), t.f32) if call.has(1) else call.full(0.5, t.f32)
+    out = TensorType(t.f32, x.shaped.shape)
+    kept = call.step(core.Ge(call.step(core.Random(distribution="uniform", seed=seed, out=out)), ratio))
+    share = call.cast(call.step(core.Sub(call.full(1.0, t.f32), ratio)), x.shaped.dtype)
+    scaled = call.step(core.Div(x, share))
+    return [call.emit(core.Where(kept, scaled, call.scalar_like(0.0, x))), kept]

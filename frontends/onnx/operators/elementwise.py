@@ -10,7 +10,7 @@ import numpy as np
 from plait.frontends.onnx.call import Call
 from plait.frontends.onnx.operand import Operand
 from plait.frontends.onnx.registry import lowers
-from plait.ir import Op, TensorType, Value
+from plait.ir import DType, Op, TensorType, Value
 from plait.ir import types as t
 from plait.ir.ops import core, nn
 
@@ -116,21 +116,13 @@ def modulo(call: Call) -> Value:
     left, right = call.value(0), call.value(1)
     if not call.integer("fmod", 0):
         return call.emit(core.Remainder(left, right))
-    # |left| mod |right| is exact in both conventions; the sign of the dividend is put back
-    size = call.step(core.Remainder(call.step(core.Abs(left)), call.step(core.Abs(right))))
-    return call.emit(core.Mul(size, call.step(core.Sign(left))))
+    return call.emit(core.Fmod(left, right))
 
 
 @lowers("BitShift", since=11)
 def bit_shift(call: Call) -> Value:
-    shifts = call.array(1, "the shift")
-    bits = call.element(0).bits
-    if shifts.size and int(shifts.max()) >= bits - 1:
-        raise call.unsupported(f"a shift by {int(shifts.max())} of {bits} bits")
-    factor = call.constant(np.asarray(2, call.element(0).numpy) ** shifts, "factor")
-    if call.text("direction", "LEFT") == "LEFT":
-        return call.emit(core.Mul(call.value(0), factor))
-    return call.emit(core.FloorDiv(call.value(0), factor))
+    make: Any = core.ShiftLeft if call.text("direction", "LEFT") == "LEFT" else core.ShiftRight
+    return call.emit(make(call.value(0), call.value(1)))
 
 
 @lowers("IsInf", since=10)
@@ -151,12 +143,26 @@ def where(call: Call) -> Value:
     return call.emit(core.Where(call.value(0), call.value(1), call.value(2)))
 
 
+def conversion(call: Call, x: Value, element: DType) -> core.Cast:
+    """A cast with the node's attributes `saturate` and `round_mode`."""
+    out = TensorType(element, x.shaped.shape)
+    if not element.is_minifloat:
+        return core.Cast(x, out=out)
+    saturate = bool(call.integer("saturate", 1))
+    if element != t.f8e8m0fnu:
+        return core.Cast(x, out=out, saturate=saturate)
+    mode = call.text("round_mode", "up")
+    if mode not in ("up", "down", "nearest"):
+        raise call.error(f"round_mode '{mode}' is none of up, down and nearest")
+    return core.Cast(x, out=out, saturate=saturate, round_mode=mode)  # type: ignore[arg-type]
+
+
 @lowers("Cast", since=6)
 def cast(call: Call) -> Value | Operand:
     element = call.element_of(call.integer("to", 1))
     if element == call.element(0):
         return call.operand(0)
-    return call.emit(core.Cast(call.value(0), out=TensorType(element, call.shape(0))))
+    return call.emit(conversion(call, call.value(0), element))
 
 
 @lowers("CastLike", since=15)
@@ -165,9 +171,21 @@ def cast_like(call: Call) -> Value | Operand:
     if element == call.element(0):
         return call.operand(0)
     array = call.operand(0).array
-    if array is not None and array.size <= 16 and element.kind != "complex":
+    exact = not (element.is_minifloat or call.element(0).is_minifloat) and element.bits >= 8
+    if array is not None and array.size <= 16 and exact and element.kind != "complex":
         return call.known(array.astype(element.numpy), element)
-    return call.emit(core.Cast(call.value(0), out=TensorType(element, call.shape(0))))
+    return call.emit(conversion(call, call.value(0), element))
+
+
+@lowers("BitCast", since=26)
+def bit_cast(call: Call) -> Value | Operand:
+    element = call.element_of(call.integer("to", 1))
+    if element == call.element(0):
+        return call.operand(0)
+    out = TensorType(element, call.shape(0))
+    if "bool" in (element.kind, call.element(0).kind):
+        return call.emit(core.Cast(call.value(0), out=out))  # a boolean is a byte of 0 or 1
+    return call.emit(core.BitCast(call.value(0), out=out))
 
 
 @lowers("Clip", since=6, until=10)

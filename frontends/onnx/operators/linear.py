@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from plait.frontends.onnx.call import Call
 from plait.frontends.onnx.registry import lowers
-from plait.ir import IntLike, Value
+from plait.ir import IntLike, TensorType, Value
+from plait.ir import types as t
 from plait.ir.ops import core, linalg, nn
 
 
@@ -51,6 +52,26 @@ def general_matrix_product(call: Call) -> Value:
     if beta != 1.0:
         c = call.step(core.Mul(c, call.scalar_like(beta, c)))
     return call.emit(core.Add(y, c))
+
+
+@lowers("Det", since=11)
+def determinant(call: Call) -> Value:
+    """The product of the diagonal of U, with the sign of the order of the rows."""
+    x = call.value(0)
+    element, rank, size = x.shaped.dtype, x.shaped.rank, x.shaped.shape[-1]
+    factors, order, _ = call.builder.add(linalg.LU(x), f"{call.name}.lu").results
+    row = call.step(core.Iota(axis=0, out=TensorType(t.i64, (size, 1))))
+    column = call.step(core.Iota(axis=1, out=TensorType(t.i64, (1, size))))
+    on = call.step(core.Eq(row, column))
+    masked = call.step(core.Where(on, factors, call.full(1.0, element)))
+    product = call.step(core.Prod(masked, axes=(rank - 2, rank - 1)))
+    # each pair of rows that stands in the other order changes the sign
+    shape = order.shaped.shape
+    pairs = core.Gt(call.reshape(order, (*shape, 1)), call.reshape(order, (*shape[:-1], 1, size)))
+    changed = call.step(core.And(call.step(pairs), call.step(core.Lt(row, column))))
+    signs = call.step(core.Where(changed, call.full(-1.0, element), call.full(1.0, element)))
+    sign = call.step(core.Prod(signs, axes=(rank - 2, rank - 1)))
+    return call.emit(core.Mul(product, sign))
 
 
 #: Attributes of the form of Attention that nn.attention computes.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from plait.frontends.onnx.call import Call
 from plait.frontends.onnx.operand import Operand
 from plait.frontends.onnx.registry import lowers
@@ -12,18 +14,33 @@ from plait.ir.types import Shape
 
 
 @lowers("BatchNormalization", since=7)
-def batch_norm(call: Call) -> Value:
-    if call.integer("training_mode", 0) or not call.integer("spatial", 1):
+def batch_norm(call: Call) -> Sequence[Value]:
+    """In training mode by the statistics of the batch, with the running ones as further outputs."""
+    if not call.integer("spatial", 1):
         raise call.unsupported(
-            "BatchNormalization in training mode or with spatial=0",
-            remedy="export the model in evaluation mode",
+            "BatchNormalization with spatial=0", remedy="export the model for operator set 9 or later"
         )
     x, scale, bias, mean, variance = (call.value(i) for i in range(5))
-    element = x.shaped.dtype
-    scale, bias, mean, variance = (call.cast(v, element) for v in (scale, bias, mean, variance))
-    return call.emit(
-        nn.BatchNorm(x, mean, variance, scale, bias, epsilon=call.number_attribute("epsilon", 1e-5))
-    )
+    element, epsilon = x.shaped.dtype, call.number_attribute("epsilon", 1e-5)
+    scale, bias = call.cast(scale, element), call.cast(bias, element)
+    if not call.integer("training_mode", 0):
+        mean, variance = call.cast(mean, element), call.cast(variance, element)
+        return [call.emit(nn.BatchNorm(x, mean, variance, scale, bias, epsilon=epsilon))]
+    rank = x.shaped.rank
+    axes = (0, *range(2, rank))
+    centre = call.step(core.Mean(x, axes=axes, keepdims=True))
+    distance = call.step(core.Sub(x, centre))
+    spread = call.step(core.Mean(call.step(core.Mul(distance, distance)), axes=axes))
+    middle = call.reshape(centre, (x.shaped.shape[1],))
+    y = call.emit(nn.BatchNorm(x, middle, spread, scale, bias, epsilon=epsilon))
+    momentum = call.number_attribute("momentum", 0.9)
+
+    def running(old: Value, new: Value) -> Value:
+        new = call.cast(new, old.shaped.dtype)
+        kept = call.step(core.Mul(old, call.scalar_like(momentum, old)))
+        return call.step(core.Add(kept, call.step(core.Mul(new, call.scalar_like(1 - momentum, new)))))
+
+    return [y, running(mean, middle), running(variance, spread)]
 
 
 @lowers("LayerNormalization", since=17)

@@ -1,4 +1,8 @@
-"""Quantising and dequantising."""
+"""QuantizeLinear and DequantizeLinear.
+
+Where scale and zero point are known, the stored integers have a quantised type;
+where they are computed at run time, the formulas are written out.
+"""
 
 from __future__ import annotations
 
@@ -8,65 +12,55 @@ from plait.frontends.onnx.call import Call
 from plait.frontends.onnx.operand import Operand
 from plait.frontends.onnx.operators.elementwise import shortest
 from plait.frontends.onnx.registry import lowers
-from plait.ir import DType, QuantType, TensorType, Value
+from plait.ir import DType, IntLike, QuantType, TensorType, Value
 from plait.ir import types as t
-from plait.ir.ops import core, linalg, quant
+from plait.ir.ops import core, quant
 from plait.ir.types import Shape
 
-_WIDTH = {"i8": (8, True), "u8": (8, False), "i4": (4, True), "u4": (4, False)}
+#: Element types that a quantised type can store: width in bits, and whether signed.
+WIDTHS = {
+    "i8": (8, True),
+    "u8": (8, False),
+    "i4": (4, True),
+    "u4": (4, False),
+    "i2": (2, True),
+    "u2": (2, False),
+}
 
 
-def quantised_type(call: Call, element: DType, shape: Shape) -> QuantType:
-    """The quantised type that scale (input 1) and zero point (input 2) describe.
+def quantised_type(
+    call: Call, element: DType, shape: Shape, scale: int, zero: int, axis: int | None = None
+) -> QuantType | None:
+    """The quantised type that inputs `scale` and `zero` describe.
 
-    Raises:
-        LoweringError: the element type is none of int4, uint4, int8, uint8, or the
-            scale is computed at run time or per block.
+    `axis` is that of a scale per slice or block; by default the attribute.  None where
+    the element type is none of 2, 4 and 8 bits, or a parameter is computed at run time.
     """
-    if element.name not in _WIDTH:
-        raise call.unsupported(f"{call.op_type} with {element}")
-    if call.integer("block_size", 0):
-        raise call.unsupported(f"{call.op_type} with blocks")
-    bits, signed = _WIDTH[element.name]
-    scale = call.array(1, "the scale")
-    zero = call.array(2, "the zero point") if call.has(2) else np.zeros(1, np.int32)
-    if scale.size == 1:
-        return QuantType(bits, signed, shortest(scale), shape, int(zero.reshape(-1)[0]))
-    axis = call.axis(1, len(shape))
-    scales = call.constant(np.ascontiguousarray(scale.reshape(-1).astype(np.float32)), "scale").name
-    point: int | str = int(zero.reshape(-1)[0])
-    if np.any(zero != zero.reshape(-1)[0]):
-        point = call.constant(np.ascontiguousarray(zero.reshape(-1).astype(np.int32)), "zero_point").name
-    return QuantType(bits, signed, scales, shape, point, axis)
+    scales = call.operand(scale).array
+    zeros = call.operand(zero).array if call.has(zero) else np.zeros(1, np.int32)
+    if element.name not in WIDTHS or scales is None or zeros is None:
+        return None
+    bits, signed = WIDTHS[element.name]
+    scales = scales.astype(np.float32)
+    if not np.all(np.isfinite(scales) & (scales > 0)):
+        return None
+    first = int(zeros.reshape(-1)[0])
+    if scales.size == 1:
+        return QuantType(bits, signed, shortest(scales), shape, first)
+    axis = call.axis(1, len(shape)) if axis is None else axis
+    block = call.integer("block_size", 0)
+    if scales.ndim > 1 and (not block or shape[axis] != scales.shape[axis] * block):
+        return None
+    if scales.ndim == 1 and shape[axis] != scales.size:
+        return None
+    point: int | str = first
+    if np.any(zeros != zeros.reshape(-1)[0]):
+        point = call.constant(np.ascontiguousarray(zeros.astype(np.int32)), "zero_point").name
+    name = call.constant(np.ascontiguousarray(scales), "scale").name
+    return QuantType(bits, signed, name, shape, point, axis, block if scales.ndim > 1 else None)
 
 
-@lowers("QuantizeLinear", since=10)
-def quantize(call: Call) -> Value:
-    element = call.element(2) if call.has(2) else t.u8
-    if call.integer("output_dtype", 0):
-        element = call.element_of(call.integer("output_dtype", 0))
-    return call.emit(quant.Quantize(call.value(0), out=quantised_type(call, element, call.shape(0))))
-
-
-@lowers("DequantizeLinear", since=10)
-def dequantize(call: Call) -> Value:
-    """Stored integers of a constant become a quantised constant; a plain tensor is scaled elementwise."""
-    operand, element = call.operand(0), call.element(1)
-    if operand.value is not None and isinstance(operand.value.type, QuantType):
-        y = quant.Dequantize(operand.value)
-        return call.emit(y) if element == t.f32 else call.cast(call.step(y), element)
-    if operand.array is not None and operand.element.name in _WIDTH and element == t.f32:
-        kind = quantised_type(call, operand.element, operand.shape)
-        return call.emit(quant.Dequantize(_stored(call, operand, kind)))
-    x = call.cast(call.value(0), element)
-    if call.integer("block_size", 0):
-        raise call.unsupported("DequantizeLinear with blocks")
-    if call.has(2):
-        x = call.step(core.Sub(x, _along_axis(call, call.cast(call.value(2), element))))
-    return call.emit(core.Mul(x, _along_axis(call, call.value(1))))
-
-
-def _stored(call: Call, operand: Operand, kind: QuantType) -> Value:
+def stored(call: Call, operand: Operand, kind: QuantType) -> Value:
     """The constant of stored integers under a quantised type."""
     assert operand.array is not None
     builder = call.builder
@@ -76,26 +70,100 @@ def _stored(call: Call, operand: Operand, kind: QuantType) -> Value:
     return builder.constant(np.ascontiguousarray(operand.array), name, kind)
 
 
-def _along_axis(call: Call, parameter: Value) -> Value:
-    """A scale or zero point shaped so that it broadcasts along `axis`."""
-    if parameter.shaped.rank == 0 or parameter.shaped.shape == (1,):
+def spread(call: Call, parameter: Value, shape: Shape, axis: int | None = None) -> Value:
+    """A scale or zero point shaped so that it broadcasts against a tensor of `shape`.
+
+    It is one number, one for each slice along `axis` (by default the attribute), or one
+    for each block of `block_size` elements.
+    """
+    own = parameter.shaped.shape
+    if not own or own == (1,):
         return call.reshape(parameter, ())
-    rank = call.rank(0)
-    axis = call.axis(1, rank)
-    return call.reshape(parameter, tuple(parameter.shaped.shape[0] if i == axis else 1 for i in range(rank)))
+    axis = call.axis(1, len(shape)) if axis is None else axis
+    if len(own) == 1:
+        return call.reshape(parameter, tuple(own[0] if i == axis else 1 for i in range(len(shape))))
+    block = call.integer("block_size", 0)
+    if not block or len(own) != len(shape):
+        return parameter
+    apart: list[IntLike] = [*own[: axis + 1], 1, *own[axis + 1 :]]
+    wide: list[IntLike] = [*own[: axis + 1], block, *own[axis + 1 :]]
+    whole = [*own[:axis], own[axis] * block, *own[axis + 1 :]]
+    repeated = call.reshape(call.broadcast(call.reshape(parameter, apart), wide), whole)
+    if whole[axis] == shape[axis]:
+        return repeated
+    return call.step(core.Slice(repeated, axes=(axis,), starts=(0,), stops=(shape[axis],)))
 
 
-@lowers("MatMulInteger", since=10)
-def integer_matmul(call: Call) -> Value:
-    """(A - a_zero) @ (B - b_zero) in i32, computed exactly in f64."""
-    sides = []
-    for index in (0, 1):
-        side = call.cast(call.value(index), t.f64)
-        if call.has(index + 2):
-            zero = call.cast(call.value(index + 2), t.f64)
-            if zero.shaped.rank == 1 and index == 0 and zero.shaped.shape != (1,):
-                zero = call.reshape(zero, (zero.shaped.shape[0], 1))
-            side = call.step(core.Sub(side, zero))
-        sides.append(side)
-    y = call.step(linalg.Matmul(sides[0], sides[1]))
-    return call.emit(core.Cast(y, out=TensorType(t.i32, y.shaped.shape)))
+def quantised(
+    call: Call,
+    real: Value,
+    scale: Value,
+    zero: Value | None,
+    element: DType,
+    saturate: bool = True,
+    axis: int | None = None,
+) -> Value:
+    """saturate(round(real / scale) + zero) as a plain tensor, halves to even; minifloats by a cast."""
+    shape = real.shaped.shape
+    wide = real.shaped.dtype if real.shaped.dtype == scale.shaped.dtype else t.f32
+    divisor = spread(call, call.cast(scale, wide), shape, axis)
+    ratio = call.step(core.Div(call.cast(real, wide), divisor))
+    if element.is_minifloat:
+        if element.bits < 8 and zero is not None:
+            ratio = call.step(core.Add(ratio, spread(call, call.cast(zero, wide), shape, axis)))
+        out = TensorType(element, ratio.shaped.shape)
+        return call.emit(core.Cast(ratio, saturate=saturate, out=out))
+    return saturated(call, call.step(core.Round(ratio)), zero, element, axis)
+
+
+def saturated(call: Call, whole: Value, zero: Value | None, element: DType, axis: int | None = None) -> Value:
+    """Whole numbers in floating point plus a zero point, limited to the range of an integer type."""
+    if whole.shaped.dtype.bits < 32:
+        whole = call.cast(whole, t.f32)
+    if zero is not None:
+        offset = spread(call, call.cast(zero, whole.shaped.dtype), whole.shaped.shape, axis)
+        whole = call.step(core.Add(whole, offset))
+    low = -(1 << (element.bits - 1)) if element.kind == "int" else 0
+    limited = call.step(core.Clamp(whole, low=float(low), high=float(low + (1 << element.bits) - 1)))
+    return call.emit(core.Cast(limited, out=TensorType(element, limited.shaped.shape)))
+
+
+@lowers("QuantizeLinear", since=10)
+def quantize(call: Call) -> Value:
+    """With an axis of scales, blocks of scales, or one scale; integers of 2 to 16 bits or minifloats."""
+    element = call.element(2) if call.has(2) else t.u8
+    if call.integer("output_dtype", 0):
+        element = call.element_of(call.integer("output_dtype", 0))
+    x = call.value(0)
+    kind = quantised_type(call, element, call.shape(0), 1, 2)
+    precision = call.integer("precision", 0)
+    if kind is not None and not precision:
+        return call.emit(quant.Quantize(x, out=kind))
+    scale = call.value(1)
+    if precision:
+        x, scale = (call.cast(value, call.element_of(precision)) for value in (x, scale))
+    return quantised(call, x, scale, call.optional(2), element, bool(call.integer("saturate", 1)))
+
+
+@lowers("DequantizeLinear", since=10)
+def dequantize(call: Call) -> Value:
+    """Stored integers of a constant become a quantised constant; a plain tensor is scaled elementwise."""
+    operand, element = call.operand(0), call.element(1)
+    if call.integer("output_dtype", 0):
+        element = call.element_of(call.integer("output_dtype", 0))
+    if operand.value is not None and isinstance(operand.value.type, QuantType):
+        y = quant.Dequantize(operand.value)
+        return call.emit(y) if element == t.f32 else call.cast(call.step(y), element)
+    kind = quantised_type(call, operand.element, operand.shape, 1, 2) if operand.array is not None else None
+    if kind is not None and element == t.f32:
+        return call.emit(quant.Dequantize(stored(call, operand, kind)))
+    return call.cast(dequantised(call, call.value(0), call.value(1), call.optional(2)), element)
+
+
+def dequantised(call: Call, x: Value, scale: Value, zero: Value | None, axis: int | None = None) -> Value:
+    """(x - zero) * scale in f32."""
+    shape = x.shaped.shape
+    x = call.cast(x, t.f32)
+    if zero is not None:
+        x = call.step(core.Sub(x, spread(call, call.cast(zero, t.f32), shape, axis)))
+    return call.step(core.Mul(x, spread(call, call.cast(scale, t.f32), shape, axis)))

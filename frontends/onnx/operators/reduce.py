@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from plait.frontends.onnx.call import Call
 from plait.frontends.onnx.operand import Operand
 from plait.frontends.onnx.registry import lowers
@@ -45,11 +47,29 @@ def reduction(call: Call) -> Value | Operand:
     make = _REDUCTIONS[call.op_type]
     if element == t.boolean:
         make = {"ReduceMax": core.Any, "ReduceMin": core.All}.get(call.op_type, make)
+    if axes and any(call.shape(0)[axis] == 0 for axis in axes) and call.op_type in ("ReduceMax", "ReduceMin"):
+        return _of_nothing(call, axes, keepdims)
     if call.op_type == "ReduceMean" and not element.is_float:
         total = call.step(core.Sum(x, axes=axes, keepdims=keepdims))
         count = call.step(core.Cast(_count(call, axes), out=t.TensorType(element, ())))
         return call.emit(core.Div(total, count))
     return call.emit(make(x, axes=axes, keepdims=keepdims))
+
+
+def _of_nothing(call: Call, axes: tuple[int, ...], keepdims: bool) -> Value:
+    """The extreme of no elements: the least of the element type for a maximum, the greatest for a minimum."""
+    element, largest = call.element(0), call.op_type == "ReduceMax"
+    number: float | int | bool
+    if element == t.boolean:
+        number = not largest
+    elif element.is_float:
+        number = float("-inf") if largest else float("inf")
+    else:
+        limits = np.iinfo(element.numpy)
+        number = int(limits.min if largest else limits.max)
+    kept = [(i, dim) for i, dim in enumerate(call.shape(0)) if keepdims or i not in axes]
+    shape = tuple(1 if i in axes else dim for i, dim in kept)
+    return call.emit(core.Full(value=number, out=t.TensorType(element, shape)))
 
 
 def _count(call: Call, axes: tuple[int, ...]) -> Value:
@@ -87,16 +107,23 @@ def arg_reduction(call: Call) -> Value:
 
 
 @lowers("CumSum", since=11)
-def cumulative_sum(call: Call) -> Value:
+@lowers("CumProd", since=26)
+def running(call: Call) -> Value:
+    """A running sum or product, from the end with `reverse`, before each element with `exclusive`."""
     x = call.value(0)
     axis = call.normalise(int(call.number(1, "axis")), call.rank(0))
+    make: Any = core.CumSum if call.op_type == "CumSum" else core.CumProd
     reverse, exclusive = bool(call.integer("reverse", 0)), bool(call.integer("exclusive", 0))
     if not reverse and not exclusive:
-        return call.emit(core.CumSum(x, axis=axis))
+        return call.emit(make(x, axis=axis))
     source = call.step(core.Flip(x, axes=(axis,))) if reverse else x
-    total = call.step(core.CumSum(source, axis=axis))
-    if exclusive:
-        total = call.step(core.Sub(total, source))
+    if exclusive:  # the first element is that of no elements, and the last one is left out
+        size = call.shape(0)[axis]
+        ends = tuple(int(i == axis) for i in range(call.rank(0)))
+        none = 0.0 if make is core.CumSum else 1.0
+        moved = call.step(core.Pad(source, before=ends, after=(0,) * len(ends), value=none))
+        source = call.step(core.Slice(moved, axes=(axis,), starts=(0,), stops=(size,)))
+    total = call.step(make(source, axis=axis))
     return call.emit(core.Flip(total, axes=(axis,))) if reverse else total
 
 

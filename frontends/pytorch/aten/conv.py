@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from plait.frontends.pytorch.builder import Builder
 from plait.frontends.pytorch.registry import register
+from plait.ir import types as t
 from plait.ir.op import Op
 from plait.ir.ops import core, nn
 from plait.ir.value import Value
@@ -27,7 +29,7 @@ def batched(build: Builder, x: Value, spatial: int) -> tuple[Value, bool]:
     return x, False
 
 
-def _convolve(
+def convolve(
     build: Builder,
     x: Value,
     weight: Value,
@@ -37,6 +39,12 @@ def _convolve(
     dilation: _Sizes,
     groups: int,
 ) -> Value:
+    """Convolution over 1, 2 or 3 axes; whole numbers in f64, which is exact up to 2^53."""
+    dtype = build.kind(x).dtype
+    if dtype.is_integer:
+        x, weight = build.cast(x, t.f64), build.cast(weight, t.f64)
+        bias = None if bias is None else build.cast(bias, t.f64)
+        return build.cast(convolve(build, x, weight, bias, stride, pads, dilation, groups), dtype)
     spatial = build.kind(weight).rank - 2
     x, single = batched(build, x, spatial)
     s, d = spread(stride, spatial), spread(dilation, spatial)
@@ -64,7 +72,7 @@ def conv(
     groups: int = 1,
 ) -> Value:
     pads = spread(padding, build.kind(weight).rank - 2)
-    return _convolve(build, x, weight, bias, stride, pads, dilation, groups)
+    return convolve(build, x, weight, bias, stride, pads, dilation, groups)
 
 
 @register("aten.conv1d.padding", "aten.conv2d.padding", "aten.conv3d.padding")
@@ -81,7 +89,7 @@ def conv_named_padding(
     kernel = build.kind(weight).shape[2:]
     spatial = len(kernel)
     if padding == "valid":
-        return _convolve(build, x, weight, bias, stride, (0,) * spatial, dilation, groups)
+        return convolve(build, x, weight, bias, stride, (0,) * spatial, dilation, groups)
     totals = []
     for size, step in zip(kernel, spread(dilation, spatial), strict=True):
         if not isinstance(size, int):
@@ -90,10 +98,10 @@ def conv_named_padding(
     before = tuple(total // 2 for total in totals)
     after = tuple(total - total // 2 for total in totals)
     pads = before if before == after else (*before, *after)
-    return _convolve(build, x, weight, bias, stride, pads, dilation, groups)
+    return convolve(build, x, weight, bias, stride, pads, dilation, groups)
 
 
-def _transposed(
+def convolve_transposed(
     build: Builder,
     x: Value,
     weight: Value,
@@ -104,9 +112,14 @@ def _transposed(
     groups: int,
     dilation: _Sizes,
 ) -> Value:
+    """Transposed convolution over 1, 2 or 3 axes; whole numbers in f64."""
+    dtype = build.kind(x).dtype
+    if dtype.is_integer:
+        x, weight = build.cast(x, t.f64), build.cast(weight, t.f64)
+        bias = None if bias is None else build.cast(bias, t.f64)
+        y = convolve_transposed(build, x, weight, bias, stride, padding, output_padding, groups, dilation)
+        return build.cast(y, dtype)
     spatial = build.kind(weight).rank - 2
-    if spatial == 3:
-        build.refuse("transposed convolution over three axes")
     x, single = batched(build, x, spatial)
     strides, pads, extra, dilations = (
         spread(sizes, spatial) for sizes in (stride, padding, output_padding, dilation)
@@ -114,15 +127,16 @@ def _transposed(
     if spatial == 1:  # as one row of an image
         x, weight = build.insert_axis(x, 2), build.insert_axis(weight, 2)
         strides, pads, extra, dilations = (1, *strides), (0, *pads), (0, *extra), (1, *dilations)
+    make: Any = nn.ConvTranspose3d if spatial == 3 else nn.ConvTranspose2d
     y = build.emit(
-        nn.ConvTranspose2d(
+        make(
             x,
             weight,
             bias,
-            stride=(strides[0], strides[1]),
+            stride=strides,
             pad=pads,
-            output_pad=(extra[0], extra[1]),
-            dilation=(dilations[0], dilations[1]),
+            output_pad=extra,
+            dilation=dilations,
             groups=groups,
         )
     )
@@ -143,7 +157,7 @@ def conv_transpose(
     groups: int = 1,
     dilation: _Sizes = (1,),
 ) -> Value:
-    return _transposed(build, x, weight, bias, stride, padding, output_padding, groups, dilation)
+    return convolve_transposed(build, x, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 @register("aten.convolution.default")
@@ -160,7 +174,7 @@ def convolution(
     groups: int,
 ) -> Value:
     if transposed:
-        return _transposed(build, x, weight, bias, stride, padding, output_padding, groups, dilation)
+        return convolve_transposed(build, x, weight, bias, stride, padding, output_padding, groups, dilation)
     return conv(build, x, weight, bias, stride, padding, dilation, groups)
 
 

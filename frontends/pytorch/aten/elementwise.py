@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plait.frontends.pytorch.aten.fourier import exponential, magnitude
 from plait.frontends.pytorch.builder import Builder, Operand, Scalar
 from plait.frontends.pytorch.registry import register
 from plait.ir import types as t
@@ -54,6 +55,8 @@ _COMPARE: dict[str, type[Compare]] = {
 def _define_float_unary(name: str, op: type[FloatUnary]) -> None:
     @register(f"aten.{name}.default")
     def rule(build: Builder, x: Value) -> Value:
+        if op is core.Exp and build.kind(x).dtype.kind == "complex":
+            return exponential(build, x)
         return build.emit(op(build.cast(x, build.out.dtype)))
 
 
@@ -86,6 +89,15 @@ for _name, _compare in _COMPARE.items():
 _define_binary(
     core.Remainder, "aten.remainder.Tensor", "aten.remainder.Scalar", "aten.remainder.Scalar_Tensor"
 )
+_define_binary(core.Fmod, "aten.fmod.Tensor", "aten.fmod.Scalar")
+_define_binary(
+    core.ShiftLeft, "aten.bitwise_left_shift.Tensor", "aten.bitwise_left_shift.Tensor_Scalar",
+    "aten.__lshift__.Tensor", "aten.__lshift__.Scalar",
+)  # fmt: skip
+_define_binary(
+    core.ShiftRight, "aten.bitwise_right_shift.Tensor", "aten.bitwise_right_shift.Tensor_Scalar",
+    "aten.__rshift__.Tensor", "aten.__rshift__.Scalar",
+)  # fmt: skip
 _define_binary(core.Maximum, "aten.maximum.default", "aten.fmax.default", "aten.max.other")
 _define_binary(core.Minimum, "aten.minimum.default", "aten.fmin.default", "aten.min.other")
 _define_binary(core.Atan2, "aten.atan2.default", "aten.arctan2.default")
@@ -138,15 +150,6 @@ def div(build: Builder, left: Operand, right: Operand, rounding_mode: str | None
     return build.emit(core.Trunc(quotient)) if rounding_mode == "trunc" and dtype.is_float else quotient
 
 
-@register("aten.fmod.Tensor", "aten.fmod.Scalar")
-def fmod(build: Builder, left: Operand, right: Operand) -> Value:
-    dtype = build.out.dtype
-    a, b = build.operand(left, dtype), build.operand(right, dtype)
-    quotient = build.div(a, b)
-    whole = build.emit(core.Trunc(quotient)) if dtype.is_float else quotient
-    return build.sub(a, build.mul(whole, b))
-
-
 @register("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar")
 def power(build: Builder, base: Operand, exponent: Operand) -> Value:
     dtype = build.out.dtype
@@ -165,8 +168,16 @@ def neg(build: Builder, x: Value) -> Value:
     return build.emit(core.Neg(x))
 
 
+@register("aten.atan2.out")
+def atan2_into(build: Builder, left: Value, right: Value, *, out: Value) -> Value:
+    dtype = build.out.dtype
+    return build.emit(core.Atan2(build.operand(left, dtype), build.operand(right, dtype)))
+
+
 @register("aten.abs.default")
 def absolute(build: Builder, x: Value) -> Value:
+    if build.kind(x).dtype.kind == "complex":
+        return magnitude(build, x)
     return build.emit(core.Abs(x))
 
 
@@ -336,7 +347,7 @@ def masked_fill(build: Builder, x: Value, mask: Value, value: Operand) -> Value:
 # -- casts and copies ---------------------------------------------------------------------------
 @register(
     "aten.clone.default", "aten.detach.default", "aten.alias.default", "aten.contiguous.default",
-    "aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.positive.default", "aten.conj.default",
+    "aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.positive.default",
     "aten.resolve_conj.default", "aten.resolve_neg.default",
 )  # fmt: skip
 def identity(build: Builder, x: Value) -> Value:
@@ -348,13 +359,6 @@ def dropout(build: Builder, x: Value, p: float, train: bool) -> Value:
     if train and p:
         build.refuse(f"p={p} in training mode")
     return x
-
-
-@register("aten.native_dropout.default")
-def native_dropout(build: Builder, x: Value, p: float, train: bool | None) -> tuple[Value, Value]:
-    if train and p:
-        build.refuse(f"p={p} in training mode")
-    return x, build.full(True, t.boolean, build.kind(x).shape)
 
 
 @register("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.to.other")

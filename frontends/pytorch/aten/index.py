@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from plait.frontends.pytorch.builder import Builder, Operand, Scalar
+from plait.frontends.pytorch.builder import Builder
 from plait.frontends.pytorch.registry import register
 from plait.ir import types as t
 from plait.ir.dims import IntLike
@@ -26,6 +26,8 @@ def embedding(build: Builder, table: Value, indices: Value, padding_idx: int = -
 @register("aten.index_select.default")
 def index_select(build: Builder, x: Value, dim: int, index: Value) -> Value:
     kind = build.kind(x)
+    if not kind.rank:  # the one element, whatever the index says
+        return x
     if build.kind(index).rank == 0:
         index = build.reshape(index, (1,))
     return build.emit(core.Take(x, index, axis=build.axis(dim, kind.rank)))
@@ -33,7 +35,15 @@ def index_select(build: Builder, x: Value, dim: int, index: Value) -> Value:
 
 @register("aten.gather.default")
 def gather(build: Builder, x: Value, dim: int, index: Value, *, sparse_grad: bool = False) -> Value:
-    return build.emit(core.GatherElements(x, index, axis=build.axis(dim, build.kind(x).rank)))
+    kind, shape = build.kind(x), build.kind(index).shape
+    if 0 in shape:  # torch does not look at the rank of an index without elements
+        return build.full(0, kind.dtype, shape)
+    if build.kind(index).dtype not in (t.i32, t.i64):
+        index = build.cast(index, t.i64)
+    if not kind.rank or not shape:  # torch takes a scalar as a vector of one element
+        x, index = build.reshape(x, kind.shape or (1,)), build.reshape(index, shape or (1,))
+        return build.reshape(build.emit(core.GatherElements(x, index, axis=0)), shape)
+    return build.emit(core.GatherElements(x, index, axis=build.axis(dim, kind.rank)))
 
 
 @register("aten.take_along_dim.default")
@@ -88,6 +98,23 @@ def _coordinates(build: Builder, x: Value, indices: _Indices) -> tuple[Value, li
     return build.concat(columns, len(shape)), axes, shape
 
 
+def places_of_masks(build: Builder, indices: _Indices) -> _Indices:
+    """Indices with a mask replaced by the places where it is true, one vector for each of its axes."""
+    found: list[Value | None] = []
+    for index in indices:
+        if index is None or build.kind(index).dtype not in (t.boolean, t.u8):
+            found.append(index)
+            continue
+        rank, count = build.kind(index).rank, build.count()
+        if not rank:
+            build.refuse("a scalar mask as index")
+        places = build.emit(core.Nonzero(index, count=count))
+        found += [build.reshape(build.slice(places, 1, axis, axis + 1), (count,)) for axis in range(rank)]
+    if sum(index is not None and build.kind(index).dtype in (t.boolean, t.u8) for index in indices) > 1:
+        build.refuse("several masks in one index")
+    return found
+
+
 def _refuse_masks(build: Builder, indices: _Indices) -> None:
     if any(index is not None and build.kind(index).dtype in (t.boolean, t.u8) for index in indices):
         build.refuse("a mask as index gives a size that depends on the data; use torch.where")
@@ -95,7 +122,7 @@ def _refuse_masks(build: Builder, indices: _Indices) -> None:
 
 @register("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def index_tensor(build: Builder, x: Value, indices: _Indices) -> Value:
-    _refuse_masks(build, indices)
+    indices = places_of_masks(build, indices)
     rank = build.kind(x).rank
     given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     if len(given) == 1:
@@ -141,77 +168,27 @@ def index_put(build: Builder, x: Value, indices: _Indices, values: Value, accumu
 
 
 def _masked_put(build: Builder, x: Value, indices: _Indices, values: Value, accumulate: bool) -> Value:
-    """x[mask] = number, as a selection."""
+    """x[mask] = values as a selection: the n-th place of the mask takes the n-th value."""
     kind = build.kind(x)
     before = next(axis for axis, index in enumerate(indices) if index is not None)
     mask = indices[before]
-    if mask is None or build.kind(values).rank:
-        build.refuse("a mask with one value for each place; use torch.where")
-    shape = build.kind(mask).shape
-    mask = build.reshape(mask, (*shape, *(1,) * (kind.rank - before - len(shape))))
-    chosen = build.add(x, values) if accumulate else values
-    return build.emit(core.Where(mask, chosen, x))
-
-
-# -- scattering ----------------------------------------------------------------------------------------
-def _scatter(build: Builder, x: Value, dim: int, index: Value, updates: Operand, reduce: _Reduce) -> Value:
-    kind, picks = build.kind(x), build.kind(index)
-    if isinstance(updates, Value) and build.kind(updates).rank:
-        updates = build.cast(updates, kind.dtype)
-        for axis, size in enumerate(picks.shape):  # torch reads only what the index covers
-            updates = build.slice(updates, axis, 0, size)
+    assert mask is not None
+    masked = build.kind(mask).shape
+    tail = kind.shape[before + len(masked) :]
+    given = build.kind(values).shape
+    rank = before + 1 + len(tail)
+    values = build.reshape(values, (*(1,) * (rank - len(given)), *given))
+    shape = build.kind(values).shape
+    if shape[before] == 1:
+        values = build.reshape(values, (*shape[:before], *(1,) * len(masked), *shape[before + 1 :]))
     else:
-        updates = build.broadcast(build.operand(updates, kind.dtype), picks.shape)
-    axis = build.axis(dim, kind.rank)
-    return build.emit(core.ScatterElements(x, index, updates, axis=axis, reduce=reduce))
-
-
-@register("aten.scatter.src", "aten.scatter.value")
-def scatter(build: Builder, x: Value, dim: int, index: Value, src: Operand) -> Value:
-    return _scatter(build, x, dim, index, src, "none")
-
-
-@register("aten.scatter.reduce", "aten.scatter.value_reduce")
-def scatter_with(build: Builder, x: Value, dim: int, index: Value, src: Operand, *, reduce: str) -> Value:
-    return _scatter(build, x, dim, index, src, "add" if reduce == "add" else "mul")
-
-
-@register("aten.scatter_add.default")
-def scatter_add(build: Builder, x: Value, dim: int, index: Value, src: Value) -> Value:
-    return _scatter(build, x, dim, index, src, "add")
-
-
-@register("aten.scatter_reduce.two")
-def scatter_reduce(
-    build: Builder, x: Value, dim: int, index: Value, src: Value, reduce: str, *, include_self: bool = True
-) -> Value:
-    kinds: dict[str, _Reduce] = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
-    if not include_self or reduce not in kinds:
-        build.refuse(f"reduce='{reduce}' with include_self={include_self}")
-    return _scatter(build, x, dim, index, src, kinds[reduce])
-
-
-def _along(build: Builder, x: Value, dim: int, index: Value, source: Value, reduce: _Reduce) -> Value:
-    """Slices of `source` written to, or combined with, the slices of `x` that a 1-D index names."""
-    kind = build.kind(x)
-    axis = build.axis(dim, kind.rank)
-    shape = build.kind(source).shape
-    line = build.reshape(index, [size if i == axis else 1 for i, size in enumerate(shape)])
-    return build.emit(
-        core.ScatterElements(
-            x, build.broadcast(line, shape), build.cast(source, kind.dtype), axis=axis, reduce=reduce
-        )
-    )
-
-
-@register("aten.index_add.default")
-def index_add(build: Builder, x: Value, dim: int, index: Value, source: Value, *, alpha: Scalar = 1) -> Value:
-    return _along(build, x, dim, index, source if alpha == 1 else build.mul(source, alpha), "add")
-
-
-@register("aten.index_copy.default")
-def index_copy(build: Builder, x: Value, dim: int, index: Value, source: Value) -> Value:
-    return _along(build, x, dim, index, source, "none")
+        numbers = build.emit(core.CumSum(build.cast(build.flatten(mask), t.i64), axis=0))
+        place = build.emit(core.Clamp(build.sub(numbers, 1), low=0.0))
+        last = build.emit(core.Minimum(place, build.size(shape[before] - 1, t.i64)))
+        values = build.emit(core.Take(values, build.reshape(last, masked), axis=before))
+    wide = build.reshape(mask, (*masked, *(1,) * len(tail)))
+    chosen = build.add(x, values) if accumulate else values
+    return build.emit(core.Where(wide, build.broadcast(chosen, kind.shape), x))
 
 
 # -- order -------------------------------------------------------------------------------------------
@@ -219,7 +196,10 @@ def index_copy(build: Builder, x: Value, dim: int, index: Value, source: Value) 
 def topk(
     build: Builder, x: Value, k: IntLike, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Value, ...]:
-    axis = build.axis(dim, build.kind(x).rank)
+    rank = build.kind(x).rank
+    if not rank:
+        return x, build.full(0, t.i64)
+    axis = build.axis(dim, rank)
     return build.emit_all(core.TopK(x, k=k, axis=axis, largest=largest))
 
 

@@ -10,7 +10,7 @@ from plait.frontends.pytorch.registry import register
 from plait.ir import types as t
 from plait.ir.dims import Dim, product
 from plait.ir.ops import core, prob
-from plait.ir.ops.core.reduce import ArgReduction, BooleanReduction, Reduction
+from plait.ir.ops.core.reduce import ArgReduction, BooleanReduction, Reduction, RunningReduction
 from plait.ir.types import DType
 from plait.ir.value import Value
 
@@ -249,6 +249,15 @@ def norm(
 # -- scans -----------------------------------------------------------------------------------
 @register("aten.cumsum.default")
 def cumsum(build: Builder, x: Value, dim: int, *, dtype: DType | None = None) -> Value:
+    return _scan(build, core.CumSum, x, dim)
+
+
+@register("aten.cumprod.default")
+def cumprod(build: Builder, x: Value, dim: int, *, dtype: DType | None = None) -> Value:
+    return _scan(build, core.CumProd, x, dim)
+
+
+def _scan(build: Builder, op: type[RunningReduction], x: Value, dim: int) -> Value:
     kind = build.kind(x)
     x = build.cast(x, build.out.dtype)
-    return build.emit(core.CumSum(x, axis=build.axis(dim, kind.rank))) if kind.rank else x
+    return build.emit(op(x, axis=build.axis(dim, kind.rank))) if kind.rank else x

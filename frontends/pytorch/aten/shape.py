@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from plait.frontends.pytorch.builder import Builder
 from plait.frontends.pytorch.registry import register
 from plait.ir import types as t
@@ -288,6 +290,11 @@ def pad(
     for axis in range(rank):
         size = build.kind(x).shape[axis]
         low, high = max(-before[axis], 0), max(-after[axis], 0)
+        if mode == "replicate" and isinstance(size, int) and low + high >= size:
+            # the crop takes all, and what follows repeats the element at an end
+            x = _cropped_to_end(build, x, axis, before[axis], after[axis])
+            before[axis] = after[axis] = 0
+            continue
         x = build.slice(x, axis, low, size - high)
     before, after = [max(p, 0) for p in before], [max(p, 0) for p in after]
     if not any(before) and not any(after):
@@ -295,6 +302,14 @@ def pad(
     return build.emit(
         core.Pad(x, before=tuple(before), after=tuple(after), mode=modes[mode], value=float(value or 0.0))  # type: ignore[arg-type]  # one of the modes above
     )
+
+
+def _cropped_to_end(build: Builder, x: Value, axis: int, before: int, after: int) -> Value:
+    """Replication where one side crops the whole axis: place j holds element j - before, kept in range."""
+    size = build.kind(x).shape[axis]
+    assert isinstance(size, int)
+    places = np.clip(np.arange(size + before + after) - before, 0, size - 1)
+    return build.emit(core.Take(x, build.constant("places", places.astype(np.int64)), axis=axis))
 
 
 @register("aten.reflection_pad1d.default", "aten.reflection_pad2d.default", "aten.reflection_pad3d.default")

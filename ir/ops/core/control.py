@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY
 
 from plait.ir.dims import IntLike
 from plait.ir.op import Op, op, shaped
-from plait.ir.ops.common import dense
+from plait.ir.ops.common import dense, symbol_of
 from plait.ir.region import Region
-from plait.ir.types import Type, boolean
+from plait.ir.types import ShapedType, Type, boolean
 from plait.ir.value import Value
 
 
@@ -25,6 +26,12 @@ def check_params(op: Op, region: Region, types: tuple[Type, ...], word: str) -> 
 def yielded(region: Region) -> tuple[Type, ...]:
     """Types that a region yields."""
     return tuple(value.type for value in region.results)
+
+
+def stacked(op: Op, slices: Sequence[Value], length: IntLike) -> tuple[ShapedType, ...]:
+    """Types of the sequences that `length` slices of each kind make."""
+    kinds = [shaped(op, value, "yield") for value in slices]
+    return tuple(kind.with_shape((length, *kind.shape)) for kind in kinds)
 
 
 @op("core.cond")
@@ -54,12 +61,26 @@ class Cond(Op):
 
 @op("core.while")
 class While(Op):
-    """`body` applied to the state as long as `condition` (state -> bool[]) holds; the last state."""
+    """`body` applied to the state as long as `condition` (state -> bool[]) holds; the last state.
+
+    With `count`, a dim that is bound to the number of rounds, the body yields one
+    slice of each result sequence before the next state.  Results then: the stacked
+    sequences, [count, ...] each, and the last state.
+    """
 
     inputs: tuple[Value, ...]
     _: KW_ONLY
+    count: IntLike | None = None
     condition: Region
     body: Region
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.pure = self.count is None
+
+    @property
+    def bound_dim(self) -> str | None:
+        return None if self.count is None else symbol_of(self, self.count)
 
     def infer(self) -> tuple[Type, ...]:
         types = tuple(value.type for value in self.inputs)
@@ -70,12 +91,17 @@ class While(Op):
             raise self.error(
                 f"'condition' yields {list(map(str, yielded(self.condition)))}", why="it must be bool[]"
             )
-        if yielded(self.body) != types:
+        split = 0 if self.count is None else max(0, len(self.body.results) - len(types))
+        if yielded(self.body)[split:] != types:
             raise self.error(
                 f"'do' yields {list(map(str, yielded(self.body)))}",
                 why=f"the state is {list(map(str, types))}",
+                remedy="give count= to stack what it yields before the state" if self.count is None else None,
             )
-        return types
+        if self.count is None:
+            return types
+        symbol_of(self, self.count)
+        return (*stacked(self, self.body.results[:split], self.count), *types)
 
 
 @op("core.scan")
@@ -117,8 +143,5 @@ class Scan(Op):
                 f"'do' yields {list(map(str, results))}",
                 why=f"its last values are the state {list(map(str, state))}",
             )
-        stacked = []
-        for value in self.body.results[: len(results) - self.carries]:
-            kind = shaped(self, value, "yield")
-            stacked.append(kind.with_shape((length, *kind.shape)))  # type: ignore[arg-type]  # None was excluded
-        return (*stacked, *state)
+        assert length is not None
+        return (*stacked(self, self.body.results[: len(results) - self.carries], length), *state)

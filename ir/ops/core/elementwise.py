@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from plait.ir.op import Op, abstract, op, shaped
-from plait.ir.ops.common import Activation, broadcast, dense, floating, numeric, same_dtype
+from plait.ir.ops.common import Activation, broadcast, computable, dense, floating, numeric, same_dtype
 from plait.ir.types import ShapedType, TensorType, Type, boolean
 from plait.ir.value import Value
 
@@ -50,6 +50,7 @@ class Compare(Binary):
     def infer(self) -> tuple[Type, ...]:
         a, b = dense(self, self.left, "left"), dense(self, self.right, "right")
         same_dtype(self, self.left, self.right)
+        computable(self, self.left, a, "left")
         return (TensorType(boolean, broadcast(self, a, b, (self.left, self.right))),)
 
 
@@ -230,16 +231,47 @@ class IsInf(Op):
 
 @op("core.cast")
 class Cast(Op):
-    """The operand in another element type; floats go to integers by truncation, spikes to 0 and 1."""
+    """The operand in another element type; floats go to integers by truncation, spikes to 0 and 1.
+
+    Integers wrap around.  Floats round, halves to even; a magnitude beyond the largest
+    number of a minifloat becomes that number with `saturate`, else infinity or NaN as the
+    type has them (f6 and f4 have neither and always saturate; their NaN becomes -0).  f8e8m0fnu
+    holds the power of two of the magnitude, rounded by `round_mode`.
+    """
 
     x: Value
     _: KW_ONLY
+    saturate: bool = False
+    round_mode: Literal["nearest", "up", "down"] = "nearest"
     out: TensorType
 
     def infer(self) -> tuple[Type, ...]:
         kind = shaped(self, self.x, "x")
         if not isinstance(self.out, TensorType) or self.out.shape != kind.shape:
             raise self.error(f"cannot cast {self.x} : {kind} to {self.out}", why="a cast keeps the shape")
+        if self.saturate and not self.out.dtype.is_minifloat:
+            raise self.error(f"saturate with a result of {self.out}", why="only minifloats saturate")
+        if self.round_mode != "nearest" and self.out.dtype.name != "f8e8m0fnu":
+            raise self.error(f"round_mode with a result of {self.out}", why="only f8e8m0fnu has it")
+        return (self.out,)
+
+
+@op("core.bit_cast")
+class BitCast(Op):
+    """The bits of each element read as another element type of the same width."""
+
+    x: Value
+    _: KW_ONLY
+    out: TensorType
+
+    def infer(self) -> tuple[Type, ...]:
+        kind = dense(self, self.x, "x")
+        if not isinstance(self.out, TensorType) or self.out.shape != kind.shape:
+            raise self.error(f"{self.x} : {kind} has no bits {self.out}", why="a bit cast keeps the shape")
+        if "bool" in (kind.dtype.kind, self.out.dtype.kind) or kind.dtype.bits != self.out.dtype.bits:
+            raise self.error(
+                f"{self.x} : {kind} has no bits {self.out}", why="both are numbers of one width in bits"
+            )
         return (self.out,)
 
 
@@ -308,6 +340,11 @@ class FloorDiv(Binary):
 @op("core.remainder")
 class Remainder(Binary):
     """left - floor(left / right) * right: the sign follows `right`."""
+
+
+@op("core.fmod")
+class Fmod(Binary):
+    """left - trunc(left / right) * right, exactly: the sign follows `left`."""
 
 
 @op("core.pow")
@@ -391,6 +428,25 @@ class Xor(Logical):
     """Exclusive or of booleans, bitwise of integers."""
 
     commutative = True
+
+
+@abstract
+class Shift(Logical):
+    """Base of shifts of integers by `right` bits; a shift by a negative number is one by all bits."""
+
+    def infer(self) -> tuple[Type, ...]:
+        numeric(self, self.left, "left")
+        return super().infer()
+
+
+@op("core.shift_left")
+class ShiftLeft(Shift):
+    """left * 2^right; bits beyond the width are lost, so that a shift by all bits gives 0."""
+
+
+@op("core.shift_right")
+class ShiftRight(Shift):
+    """floor(left / 2^right): signed integers keep their sign, and a shift by all bits gives -1 or 0."""
 
 
 @op("core.where")

@@ -106,9 +106,9 @@ class ArgMin(ArgReduction):
     """Index of the smallest element along an axis, the first of equals."""
 
 
-@op("core.cumsum")
-class CumSum(Op):
-    """Running sum along an axis: y[i] = x[0] + ... + x[i]."""
+@abstract
+class RunningReduction(Op):
+    """Base of running reductions along an axis."""
 
     x: Value
     _: KW_ONLY
@@ -118,3 +118,13 @@ class CumSum(Op):
         kind = numeric(self, self.x, "x")
         normalise_axis(self, self.axis, kind.rank)
         return (kind,)
+
+
+@op("core.cumsum")
+class CumSum(RunningReduction):
+    """Running sum along an axis: y[i] = x[0] + ... + x[i]."""
+
+
+@op("core.cumprod")
+class CumProd(RunningReduction):
+    """Running product along an axis: y[i] = x[0] * ... * x[i]."""

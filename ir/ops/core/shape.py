@@ -199,6 +199,8 @@ class Pad(Op):
             raise self.error(f"before and after need one number for each of the {kind.rank} axes of {self.x}")
         if min((*self.before, *self.after), default=0) < 0:
             raise self.error("pads are negative", remedy="use core.slice to crop")
+        if kind.dtype.is_minifloat and self.value:
+            raise self.error(f"{self.x} : {kind} is padded with {self.value}", why="minifloats take 0")
         if self.mode == "reflect":
             for dim, low, high in zip(kind.shape, self.before, self.after, strict=True):
                 if isinstance(dim, int) and max(low, high) >= max(dim, 1):

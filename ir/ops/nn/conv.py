@@ -157,8 +157,35 @@ class Conv3d(Convolution):
         return self._forward(self.stride, self.pad, self.dilation, self.groups, self.out)
 
 
+@abstract
+class TransposedConvolution(Convolution):
+    """Base of transposed convolutions: the gradient of a convolution by its input."""
+
+    def _backward(
+        self,
+        stride: tuple[int, ...],
+        pad: tuple[int, ...],
+        output_pad: tuple[int, ...],
+        dilation: tuple[int, ...],
+        groups: int,
+    ) -> tuple[Type, ...]:
+        x, w = self._ranks()
+        channels = w.shape[1] * groups
+        self._operands_agree(groups, x.shape[1], channels)
+        if x.shape[1] != w.shape[0]:
+            raise self.error(f"{self.x} has {x.shape[1]} channels but {self.w} expects {w.shape[0]}")
+        pads = pads_of(self, pad, self.spatial)
+        spatial = tuple(
+            (size - 1) * s - sum(p) + d * (kernel - 1) + extra + 1
+            for size, kernel, s, p, d, extra in zip(
+                x.shape[2:], w.shape[2:], stride, pads, dilation, output_pad, strict=True
+            )
+        )
+        return (contraction_result(self, self.x, self.w, self.b, (x.shape[0], channels, *spatial), None),)
+
+
 @op("nn.conv_transpose2d")
-class ConvTranspose2d(Convolution):
+class ConvTranspose2d(TransposedConvolution):
     """Transposed 2-D convolution, NCHW x IOHW -> NCHW: the gradient of conv2d by its input.
 
     h_out = (h-1)*stride - pads + dilation*(kh-1) + output_pad + 1.
@@ -175,16 +202,25 @@ class ConvTranspose2d(Convolution):
     act_alpha: float = 0.01
 
     def infer(self) -> tuple[Type, ...]:
-        x, w = self._ranks()
-        channels = w.shape[1] * self.groups
-        self._operands_agree(self.groups, x.shape[1], channels)
-        if x.shape[1] != w.shape[0]:
-            raise self.error(f"{self.x} has {x.shape[1]} channels but {self.w} expects {w.shape[0]}")
-        pads = pads_of(self, self.pad, 2)
-        spatial = tuple(
-            (size - 1) * s - sum(p) + d * (kernel - 1) + extra + 1
-            for size, kernel, s, p, d, extra in zip(
-                x.shape[2:], w.shape[2:], self.stride, pads, self.dilation, self.output_pad, strict=True
-            )
-        )
-        return (contraction_result(self, self.x, self.w, self.b, (x.shape[0], channels, *spatial), None),)
+        return self._backward(self.stride, self.pad, self.output_pad, self.dilation, self.groups)
+
+
+@op("nn.conv_transpose3d")
+class ConvTranspose3d(TransposedConvolution):
+    """Transposed 3-D convolution, NCDHW x IODHW -> NCDHW: the gradient of conv3d by its input.
+
+    d_out = (d-1)*stride - pads + dilation*(kd-1) + output_pad + 1.
+    """
+
+    spatial = 3
+    _: KW_ONLY
+    stride: tuple[int, int, int] = (1, 1, 1)
+    pad: tuple[int, ...] = (0, 0, 0)
+    output_pad: tuple[int, int, int] = (0, 0, 0)
+    dilation: tuple[int, int, int] = (1, 1, 1)
+    groups: int = 1
+    act: Activation = "none"
+    act_alpha: float = 0.01
+
+    def infer(self) -> tuple[Type, ...]:
+        return self._backward(self.stride, self.pad, self.output_pad, self.dilation, self.groups)

@@ -69,12 +69,21 @@ class AvgPool2d(Op):
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     pad: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
     ceil: bool = False
     count_pad: bool = False
 
     def infer(self) -> tuple[Type, ...]:
         return (
-            pooled(self, floating(self, self.x, "x"), self.kernel, self.stride, self.pad, (1, 1), self.ceil),
+            pooled(
+                self,
+                floating(self, self.x, "x"),
+                self.kernel,
+                self.stride,
+                self.pad,
+                self.dilation,
+                self.ceil,
+            ),
         )
 
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import TensorProto, numpy_helper, parser
 
 from plait.frontends.onnx import lower_onnx, lowers
 from plait.ir import InputError, LoweringError
@@ -67,7 +67,7 @@ def test_checker_failures_are_passed_on():
     assert "absent" in (caught.value.why or "")
 
 
-@pytest.mark.parametrize(("opset", "remedy"), [(6, "version_converter"), (10_000, "newer onnx")])
+@pytest.mark.parametrize(("opset", "remedy"), [(0, "newer onnx"), (10_000, "newer onnx")])
 def test_opset_out_of_range(opset, remedy):
     model = simple()
     model.opset_import[0].version = opset
@@ -93,8 +93,8 @@ def test_initialiser_data_that_does_not_fill_its_shape():
 
 def test_element_type_without_counterpart():
     model = simple()
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT32
-    with pytest.raises(LoweringError, match="element type UINT32 has no counterpart"):
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    with pytest.raises(LoweringError, match="element type STRING has no counterpart"):
         lower_onnx(model)
 
 
@@ -158,14 +158,22 @@ def test_external_data_of_a_model_in_memory(tmp_path):
 
 # -- operators ------------------------------------------------------------------
 def test_all_unsupported_operators_are_in_one_report():
-    nodes = """a = NonZero(x)  b = com.acme.Relu6x(x)  [second] c = com.acme.Relu6x(b)  y = Relu(c)"""
+    nodes = (
+        """a = StringNormalizer(x)  b = com.acme.Relu6x(x)  [second] c = com.acme.Relu6x(b)  y = Relu(c)"""
+    )
     with pytest.raises(LoweringError) as caught:
         lower_onnx(simple(nodes, imports=', "com.acme" : 1'))
     text = str(caught.value)
-    assert "2 operators have no lowering" in text
-    assert "Relu6x (domain com.acme, opset 1), 2 nodes: 'b', 'second'; nearest supported: Relu" in text
-    assert "NonZero (domain ai.onnx, opset 13), 1 node: 'a'" in text
-    assert '@lowers("Relu6x", domain="com.acme")' in text
+    assert "3 operators of 2 kinds in the model cannot be lowered" in text
+    assert "com.acme::Relu6x x2 in node 'b' under opset 1, node 'second' under opset 1" in text
+    assert "nearest supported: onnx::Relu" in text
+    assert "onnx::StringNormalizer x1 in node 'a' under opset 13" in text
+    assert '@register("com.acme::Relu6x")' in text
+    entries = caught.value.to_dict()["operators"]
+    assert [(e["operator"], e["count"]) for e in entries] == [
+        ("com.acme::Relu6x", 2),
+        ("onnx::StringNormalizer", 1),
+    ]
 
 
 def test_a_registered_rule_is_used():
@@ -195,14 +203,8 @@ def test_shapes_that_do_not_fit_name_the_node():
     assert "dims 4 and 3" in (caught.value.why or "") or "dims 3 and 4" in (caught.value.why or "")
 
 
-def test_sequences_and_sparse_initialisers():
+def test_sequences():
     model = simple()
     model.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
     with pytest.raises(LoweringError, match="the input is a sequence_type"):
-        lower_onnx(model)
-    model = simple("y = Add(x, w)")
-    values = numpy_helper.from_array(np.ones(1, np.float32), "w")
-    indices = numpy_helper.from_array(np.array([1]), "w_indices")
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3]))
-    with pytest.raises(LoweringError, match="1 sparse initialiser"):
         lower_onnx(model)

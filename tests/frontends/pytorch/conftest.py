@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
-from plait.frontends.pytorch import lower_torch
+import plait
+from plait.frontends.pytorch import initial_state, lower_torch
 from plait.ir import Graph, parse
 from plait.ir.interpret import interpret
 
@@ -81,6 +84,50 @@ def check() -> Check:
             for a, b in zip(found, wanted):
                 assert a.dtype == b.dtype
                 torch.testing.assert_close(a, b, rtol=rtol, atol=atol, equal_nan=True)
+        return graph
+
+    return run
+
+
+Same = Callable[..., Graph]
+
+
+@pytest.fixture
+def same() -> Same:
+    """same(module, inputs, dynamic=..., others=...): interpreter and cpu executable against torch.
+
+    `inputs` is a tuple or a dict of positional leaves; `others` are further tuples of inputs
+    with other sizes or values.  State inputs take their initial values.
+    """
+
+    def run(
+        module: torch.nn.Module,
+        inputs: Sequence[Any],
+        *,
+        dynamic: Any = None,
+        others: Sequence[Sequence[Any]] = (),
+        tolerance: float = 1e-5,
+        cpu: bool = True,
+    ) -> Graph:
+        graph = lower_torch(module, tuple(inputs), dynamic=dynamic)
+        graph.verify()
+        assert parse(str(graph)) == graph
+        state = [torch.from_numpy(array.copy()) for array in initial_state(graph).values()]
+        executable = plait.compile(graph, threads=1) if cpu else None
+        for given in (inputs, *others):
+            feeds = [leaf for leaf in pytree.tree_leaves(tuple(given)) if isinstance(leaf, torch.Tensor)]
+            feeds = [leaf.clone() for leaf in feeds] + state
+            wanted = pytree.tree_leaves(copy.deepcopy(module)(*copy.deepcopy(tuple(given))))
+            wanted = [torch.as_tensor(leaf) for leaf in wanted if leaf is not None]
+            runs = [interpret(graph, feeds)]
+            if executable is not None:
+                found = executable(*feeds)
+                runs.append(found if isinstance(found, tuple) else (found,))
+            for results in runs:
+                assert len(results) >= len(wanted)
+                for a, b in zip(results, wanted, strict=False):
+                    assert a.dtype == b.dtype
+                    torch.testing.assert_close(a, b.detach(), rtol=tolerance, atol=tolerance)
         return graph
 
     return run

@@ -149,7 +149,7 @@ def test_inputs_named_after_builtins_and_nested_inputs() -> None:
             return input + parts[0] * parts[1]
 
     graph = lower_torch(Nested(), (torch.ones(2), [torch.ones(2), torch.ones(2)]))
-    assert [v.name for v in graph.inputs] == ["input", "parts_0", "parts_1"]
+    assert [v.name for v in graph.inputs] == ["input", "parts.0", "parts.1"]
 
 
 def test_no_grad_inside_the_model() -> None:
@@ -225,27 +225,14 @@ def test_a_registered_rule_is_used() -> None:
         register("plait_test.twice.default")(twice)
 
 
-def test_training_mode_is_reported() -> None:
-    with pytest.raises(LoweringError, match=r"batch norm in training mode: call model.eval\(\)"):
-        lower_torch(Net().train(), (torch.randn(2, 3, 8, 8),))
-    with pytest.raises(LoweringError, match="dropout in training mode"):
-        lower_torch(nn.Sequential(nn.Dropout(0.5)), (torch.randn(2, 3),))
-
-
-def test_state_is_reported() -> None:
-    class Counter(nn.Module):
-        count: torch.Tensor
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("count", torch.zeros(1))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.count.add_(1)
-            return x + self.count
-
-    with pytest.raises(LoweringError, match="Counter writes to count"):
-        lower_torch(Counter(), (torch.randn(2, 3),))
+def test_dropout_in_training_mode_draws_the_same_numbers_every_time() -> None:
+    x = torch.full((50, 40), 3.0)
+    with pytest.warns(UserWarning, match=r"draws random numbers in 1 place: .* call model.eval\(\)"):
+        graph = lower_torch(nn.Sequential(nn.Dropout(0.25)), (x,))
+    (result,) = interpret(graph, (x,))
+    assert set(result.unique().tolist()) == {0.0, 4.0}
+    assert 0.7 < float((result > 0).float().mean()) < 0.8
+    assert torch.equal(result, interpret(graph, (x,))[0])
 
 
 def test_a_dynamic_dim_that_is_constant_is_reported() -> None:

@@ -1,0 +1,171 @@
+"""Kernels of groups: emission, names, and one tensor function for all groups that compute the same."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import te, tirx
+
+from plait.backends.targets import Target
+from plait.backends.tvm.emit import EMISSIONS, Arguments, Emitter, Source, Stage
+from plait.backends.tvm.partition import Group, reads
+from plait.backends.tvm.toolchain import compile_error
+from plait.ir import Constant, Graph, Op, PlaitError, Value
+
+Key = tuple[Any, ...]
+
+
+@dataclass
+class KernelFunction:
+    """One kernel before scheduling, and every place that calls it.
+
+    Attributes:
+        name: unique in the module, an identifier of C.
+        function: its TIR.
+        sites: the ops that each call computes.
+    """
+
+    name: str
+    function: tirx.PrimFunc
+    stage: Stage
+    outputs: list[tuple[list[Any], str]]
+    sites: list[list[Op]] = field(default_factory=list)
+    pointer: Any = None  # its global variable in the module
+
+    @property
+    def is_extern(self) -> bool:
+        """Whether it was written as loops instead of tensor expressions."""
+        return any(isinstance(tensor.op, te.ExternOp) for tensor in self.stage.outputs)
+
+    @property
+    def text(self) -> str:
+        """Its TIR as it is now."""
+        return str(self.function.script())
+
+    def variables(self) -> set[tirx.Var]:
+        """The dims that its shapes are made of."""
+        found: set[tirx.Var] = set()
+        for tensor in (*self.stage.inputs, *self.stage.outputs):
+            for dim in tensor.shape:
+                found.update(tirx.analysis.undefined_vars(dim))
+        return found
+
+
+@dataclass
+class GroupCode:
+    """The kernels of a distinct group: where they read and where its results come from."""
+
+    slots: list[Value]
+    kernels: list[KernelFunction]
+    results: list[Source]
+
+    def resolve(self, source: Source, group: Group) -> Value | None:
+        """The value that a placeholder stands for where `group` is computed; None inside the group."""
+        if source.value is None:
+            return None
+        if source.value in self.slots:
+            return reads(group.ops)[self.slots.index(source.value)]
+        return source.value  # a constant that a quantised type refers to
+
+
+class GroupEmitter:
+    """Emits groups, each distinct one once.
+
+    Attributes:
+        kernels: all kernels so far, in order of first use.
+    """
+
+    def __init__(self, graph: Graph, target: Target) -> None:
+        self.kernels: list[KernelFunction] = []
+        self._graph = graph
+        self._target = target
+        self._codes: dict[Key, GroupCode] = {}
+        self._names: set[str] = {"main"}
+
+    def code(self, group: Group) -> GroupCode:
+        """The kernels of a group.  Raises CompileError naming the ops where TVM refuses them."""
+        slots = reads(group.ops)
+        key = self._key(group, slots)
+        code = self._codes.get(key)
+        if code is None:
+            try:
+                code = self._emit(group, slots)
+            except PlaitError:
+                raise
+            except Exception as error:
+                raise compile_error(error, group.ops, "express") from error
+            self._codes[key] = code
+        for kernel in code.kernels:
+            kernel.sites.append(group.ops)
+        return code
+
+    def fresh(self, base: str) -> str:
+        """`base`, or that with a number behind it where the name is taken."""
+        name, count = base, 1
+        while name in self._names:
+            count += 1
+            name = f"{base}_{count}"
+        self._names.add(name)
+        return name
+
+    def _key(self, group: Group, slots: list[Value]) -> Key:
+        """Equal for groups whose kernels are the same text."""
+        place = {value: f"in{i}" for i, value in enumerate(slots)}
+        parts: list[Any] = [(str(v.type), isinstance(v, Constant)) for v in slots]
+        for index, op in enumerate(group.ops):
+            operands = tuple(place[v] for v in op.operands)
+            fields = tuple(str(getattr(op, spec.name)) for spec in op.schema.attributes)
+            present = tuple(getattr(op, spec.name) is None for spec in op.schema.operands)
+            parts.append((op.opname, operands, present, fields, tuple(str(v.type) for v in op.results)))
+            place.update({v: f"op{index}.{k}" for k, v in enumerate(op.results)})
+        return tuple(parts)
+
+    def _emit(self, group: Group, slots: list[Value]) -> GroupCode:
+        emitter = Emitter(self._target, self._graph.constants)
+        inside: dict[Value, Any] = {}
+
+        def lookup(value: Value) -> Any:
+            return inside[value] if value in inside else emitter.placeholders(value)
+
+        outputs: list[te.Tensor] = []
+        for op in group.ops:
+            found = EMISSIONS[type(op)].function(op, Arguments(op, lookup), emitter)
+            outputs = list(found) if isinstance(found, tuple) else [found]
+            inside.update(zip(op.results, outputs, strict=True))
+        results = emitter.close(outputs)
+        base = _base_name(group)
+        kernels = []
+        for stage in emitter.stages:
+            name = self.fresh(f"{base}_{stage.suffix}" if stage.suffix else base)
+            function = te.create_prim_func([*stage.inputs, *stage.scalars, *stage.outputs], "int64")
+            function = function.with_attr("global_symbol", name)
+            types = [(list(tensor.shape), str(tensor.dtype)) for tensor in stage.outputs]
+            kernels.append(KernelFunction(name, function, stage, types))
+        self.kernels += kernels
+        return GroupCode(slots, kernels, results)
+
+
+def _base_name(group: Group) -> str:
+    """`conv1_add_relu`: the name of the anchor, then what follows it."""
+    lead = group.anchor or next((op for op in group.ops if op.operands), group.ops[0])
+    # An op that passes made of several goes by the first: conv1, not the relu whose place it took.
+    words = [lead.loc.origins[0].path if len(lead.loc.origins) > 1 else lead.name]
+    for op in group.ops[group.ops.index(lead) :]:
+        kind = op.opname.rpartition(".")[2]
+        if op is not lead and op.operands:
+            words.append(kind)
+        act = getattr(op, "act", "none")
+        if act != "none":
+            words.append(act)
+    return identifier("_".join(words[:6]))
+
+
+def identifier(name: str) -> str:
+    """A name as an identifier of C."""
+    text = re.sub(r"\W", "_", name)
+    return text if re.match(r"[A-Za-z_]", text) else f"v{text}"
+
+
+__all__ = ["GroupCode", "GroupEmitter", "KernelFunction", "identifier"]

@@ -1,0 +1,41 @@
+"""Lowering rules by family; importing this package registers them."""
+
+from plait.frontends.tensorflow.operators import (
+    activation,
+    control,
+    conv,
+    creation,
+    dilation,
+    dynamic,
+    elementwise,
+    gather,
+    linear,
+    lists,
+    norm,
+    pool,
+    reduce,
+    resize,
+    shape,
+    slicing,
+    spectral,
+)
+
+__all__ = [
+    "activation",
+    "control",
+    "conv",
+    "creation",
+    "dilation",
+    "dynamic",
+    "elementwise",
+    "gather",
+    "linear",
+    "lists",
+    "norm",
+    "pool",
+    "reduce",
+    "resize",
+    "shape",
+    "slicing",
+    "spectral",
+]
