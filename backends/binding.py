@@ -248,14 +248,24 @@ def to_tensor(argument: Any) -> Any:
         tensor = argument.detach().contiguous()
         if tensor.is_floating_point() and tensor.itemsize == 1:
             tensor = tensor.view(_torch_type("uint8"))
-        if tensor.data_ptr() % _ALIGNMENT == 0 or not tensor.numel():
+        if not tensor.numel():
+            return _without_elements(tvm.runtime.from_dlpack(tensor))
+        if tensor.data_ptr() % _ALIGNMENT == 0:
             return tvm.runtime.from_dlpack(tensor)
         return tvm.runtime.from_dlpack(tensor.clone())
     array = np.ascontiguousarray(argument).reshape(argument.shape)
     if array.dtype.isbuiltin != 1 and array.dtype.itemsize == 1:
         array = array.view(np.uint8)
     usable = array.ctypes.data % _ALIGNMENT == 0 and array.flags.writeable and array.dtype.isbuiltin == 1
-    return tvm.runtime.from_dlpack(array) if usable else tvm.runtime.tensor(array)
+    found = tvm.runtime.from_dlpack(array) if usable else tvm.runtime.tensor(array)
+    return found if array.size else _without_elements(found)
+
+
+def _without_elements(tensor: Any) -> Any:
+    """A tensor of the same type with the strides that kernels ask for; numpy and torch count a 0 as 1."""
+    import tvm
+
+    return tvm.runtime.empty(tensor.shape, tensor.dtype)
 
 
 def from_tensors(results: Sequence[Any], graph: Graph, *, as_torch: bool) -> list[Any]:

@@ -70,9 +70,21 @@ THROUGH: dict[str, tuple[str, ...]] = {
     "upsample_bilinear2d": _INTERPOLATION,
     "upsample_nearest2d": _INTERPOLATION,
 }
-#: Operators that torch calls in the place of core ones, with the arguments of those.
+#: Operators that torch calls in the place of core ones, with the arguments of those that say the same.
 VARIANTS: dict[str, tuple[str, Callable[..., tuple[Any, ...] | None]]] = {
     "aten._embedding_bag_forward_only.default": ("aten._embedding_bag.default", lambda *given: given),
+    # It reads the memory of its argument, of which a view may show a part.
+    "aten.as_strided.default": (
+        "aten.as_strided.default",
+        lambda x, size, stride, offset=None: (
+            x.new_empty(0).set_(x.untyped_storage(), 0, (x.untyped_storage().nbytes() // x.itemsize,))
+            if x.untyped_storage().nbytes() > x.numel() * x.itemsize
+            else x,
+            size,
+            stride,
+            x.storage_offset() if offset is None else offset,
+        ),
+    ),
     "aten.native_batch_norm.default": (
         "aten._native_batch_norm_legit_no_training.default",
         lambda x, weight, bias, mean, variance, training, momentum, epsilon: (

@@ -23,8 +23,8 @@ class FoldConstants(Pass):
     """Replace ops on constants by their results, as the reference interpreter computes them.
 
     A result whose elements are all equal becomes a `core.full`, any other one a
-    constant.  Quantised and spike tensors stay as they are: unfolding them would
-    undo what made them small.
+    constant.  A tensor without elements is known, whatever computes it.  Quantised
+    and spike tensors stay as they are: unfolding them would undo what made them small.
 
     Options:
         max_growth_bytes: an op is kept when its result takes more bytes than the
@@ -64,11 +64,17 @@ class FoldConstants(Pass):
 
     def obstacle(self, op: Op) -> Skip | None:
         """Why an op is not folded, or None when it can be."""
-        if not op.pure or op.regions or not op.operands:
-            return Skip(f"{op.opname} has no operands, holds a region or has an effect")
+        if not op.pure or op.regions:
+            return Skip(f"{op.opname} holds a region or has an effect")
         if len(op.results) != 1:
             return Skip(f"{op.opname} has {len(op.results)} results")
+        if is_empty(op.result) and not isinstance(op, _SOURCES):
+            return None
+        if not op.operands:
+            return Skip(f"{op.opname} has no operands")
         for value in op.operands:
+            if is_empty(value):
+                continue
             known = is_constant(value) and isinstance(value.type, TensorType) and not value.type.symbols
             if not known or (isinstance(value, Constant) and not value.has_data):
                 return Skip(f"{value} : {value.type} is no dense constant with data")
@@ -85,6 +91,18 @@ class FoldConstants(Pass):
         return f"it folds %{op.name}" if reason is None else reason.reason
 
 
+def is_empty(value: Value) -> bool:
+    """Whether a dense tensor of known shape has no elements."""
+    return isinstance(value.type, TensorType) and not value.type.symbols and 0 in value.type.shape
+
+
+def _nothing(value: Value) -> np.ndarray:
+    """The array of a tensor without elements."""
+    return np.zeros(
+        [int(size) for size in value.shaped.shape if isinstance(size, int)], value.shaped.dtype.numpy
+    )
+
+
 def _freed(value: Value) -> int:
     """Bytes of a constant that goes when its only reader does."""
     if isinstance(value, Constant) and value.use_count == 1:
@@ -96,10 +114,14 @@ def evaluate(op: Op) -> np.ndarray:
     """Result of an op on constants, by the reference interpreter.  Raises InputError."""
     from plait.ir.interpret import interpret  # loads torch, which most users of this module never need
 
+    if is_empty(op.result):
+        return _nothing(op.result)
     scratch = Graph("fold")
     mapping: dict[Value, Value] = {}
     for index, value in enumerate(dict.fromkeys(op.operands)):
-        if value.producer is not None:
+        if is_empty(value):
+            mapping[value] = scratch.add_constant(f"c{index}", _nothing(value), value.type)
+        elif value.producer is not None:
             mapping[value] = scratch.emit(value.producer.evolve())
         else:
             data = dense_data(value)

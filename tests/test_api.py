@@ -58,6 +58,57 @@ def test_unknown_source_says_what_is_taken() -> None:
         plait.lower({})
 
 
+def test_lower_takes_dgl_modules() -> None:
+    dgl = pytest.importorskip("dgl")
+    from dgl.nn.pytorch import SAGEConv
+
+    torch.manual_seed(0)
+    layer = SAGEConv(3, 4, "mean").eval()
+    first, second = dgl.rand_graph(6, 15), dgl.rand_graph(9, 40)
+    executable = plait.compile(layer, (first, torch.randn(6, 3)))
+    for topology in (first, second):
+        x = torch.randn(topology.num_nodes(), 3)
+        torch.testing.assert_close(executable(topology, x), layer(topology, x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_lower_takes_keras_models_functions_and_saved_models(tmp_path: Path) -> None:
+    tensorflow = pytest.importorskip("tensorflow")
+    import keras
+
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential(
+        [
+            keras.layers.Input((8, 8, 3)),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
+    expected = net(x).numpy()
+    net.export(tmp_path / "saved", verbose=False)
+    function = tensorflow.function(lambda image: net(image))
+    concrete = function.get_concrete_function(tensorflow.TensorSpec([None, 8, 8, 3], name="image"))
+    for source in (net, tmp_path / "saved", concrete):
+        (result,) = plait.interpret(source, [x])
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_that_is_no_saved_model(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    with pytest.raises(plait.PlaitError, match=str(tmp_path)):
+        plait.lower(tmp_path)
+
+
+def test_to_onnx_and_back(graph: plait.Graph, model: nn.Module, tmp_path: Path) -> None:
+    plait.save_onnx(graph, tmp_path / "net.onnx")
+    x = torch.randn(3, 3, 8, 8)
+    for source in (plait.to_onnx(graph), tmp_path / "net.onnx"):
+        back = plait.lower(source)
+        assert [value.name for value in back.inputs] == ["image"]
+        torch.testing.assert_close(plait.interpret(back, [x])[0], model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_optimize_leaves_the_graph_alone(graph: plait.Graph) -> None:
     before = str(graph)
     best = plait.optimize(graph)

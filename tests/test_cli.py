@@ -69,6 +69,14 @@ def test_lower_writes_an_archive(run: Run, tmp_path: Path) -> None:
     assert json.loads(out)["valid"] is True
 
 
+def test_onnx_models_are_written_and_read(run: Run, archive: Path, tmp_path: Path) -> None:
+    assert run("opt", archive, "-o", tmp_path / "net.onnx")[0] == 0
+    onnx.checker.check_model(tmp_path / "net.onnx", full_check=True)
+    code, out, _ = run("lower", tmp_path / "net.onnx", "--json")
+    assert code == 0
+    assert json.loads(out)["inputs"] == json.loads(run("lower", archive, "--json")[1])["inputs"]
+
+
 def test_standard_input(run: Run) -> None:
     code, out, _ = run("print", "-", stdin=TEXT)
     assert (code, out) == (0, TEXT)

@@ -9,27 +9,25 @@ from itertools import chain, count
 
 import numpy as np
 
+from plait.frontends.nodes.builder import NodeBuilder
 from plait.frontends.onnx.operand import Operand
 from plait.frontends.onnx.places import readable
-from plait.ir import Constant, Dim, Graph, Loc, Op, QuantType, TensorType, Type, Value
-from plait.ir import types as t
+from plait.ir import Constant, Dim, Graph, Op, TensorType, Type, Value
 from plait.ir.graph import NAME
 from plait.ir.ops import core
 from plait.ir.region import Region
 
 
-class Builder:
+class Builder(NodeBuilder[Operand]):
     """Adds ops and constants to a graph under readable names that are all different.
 
     Attributes:
-        graph: the graph.
-        loc: the location that ops get.
+        graph, loc: as for every `NodeBuilder`.
         reserved: the IR names of inputs and initialisers, by their ONNX names.
     """
 
     def __init__(self, graph: Graph, reserved: Iterable[str]) -> None:
-        self.graph = graph
-        self.loc = Loc()
+        super().__init__(graph)
         self._taken: set[str] = set()
         self._suffixes: dict[str, int] = {}
         self._regions: list[Region] = []
@@ -54,14 +52,9 @@ class Builder:
         return name
 
     def add(self, op: Op, hint: str) -> Op:
-        """Add an op; its results are named after `hint`, the first one exactly so where free."""
         names = [self.unique(hint) for _ in range(len(op.infer()))]
         region = self._regions[-1] if self._regions else None
         return self.graph.add(op, names=names, loc=self.loc, region=region)
-
-    def emit(self, op: Op, hint: str) -> Value:
-        """Add an op with one result and return that."""
-        return self.add(op, hint).result
 
     def declare_count(self, hint: str, high: int | None = None) -> Dim:
         """A dim of its own, 0 and above, for the number of elements or rounds that an op finds."""
@@ -121,50 +114,12 @@ class Builder:
         assert numbers is not None
         assert isinstance(kind, TensorType)
         if operand.symbolic:
-            return self._dim_values(operand, hint)
-        if numbers.ndim == 0 and operand.element != t.c64:
+            return self.dim_values(operand, hint)
+        if numbers.ndim == 0 and operand.element.kind != "complex":
             scalar = numbers.item()
             return self.emit(core.Full(value=scalar, out=kind), operand.name or hint)
         name = self.reserved.get(operand.name)
         if name is None or name in self.graph.constants:
             name = self.unique(operand.name or f"{hint}.constant")
-        return self.constant(np.ascontiguousarray(numbers), name, kind)
-
-    def _dim_values(self, operand: Operand, hint: str) -> Value:
-        """Run-time code for numbers that hold dims, needed where an op reads them as data."""
-        assert operand.numbers is not None
-        one = TensorType(t.i64, (1,))
-        parts: list[Value] = []
-        for element in operand.numbers.flat:
-            if isinstance(element, Dim):
-                scalar = self.emit(core.DimValue(dim=element), f"{hint}.dim")
-                parts.append(self.emit(core.Reshape(scalar, out=one), f"{hint}.dim"))
-            else:
-                parts.append(self.emit(core.Full(value=int(element), out=one), f"{hint}.dim"))
-        value = parts[0] if len(parts) == 1 else self.emit(core.Concat(tuple(parts), axis=0), f"{hint}.dims")
-        whole = TensorType(t.i64, tuple(operand.numbers.shape))
-        if value.type != whole:
-            value = self.emit(core.Reshape(value, out=whole), f"{hint}.dims")
-        if operand.element != t.i64:
-            out = TensorType(operand.element, whole.shape)
-            value = self.emit(core.Cast(value, out=out), f"{hint}.dims")
-        return value
-
-    def remove_dead(self) -> None:
-        """Remove pure ops that nothing reads, then constants that nothing reads or refers to."""
-        self._sweep(self.graph.body)
-        referred: set[str] = set()
-        for value in (*self.graph.values(), *self.graph.constants.values()):
-            if isinstance(value.type, QuantType):
-                referred.update(value.type.references)
-        for constant in list(self.graph.constants.values()):
-            if not constant.users and constant.name not in referred:
-                self.graph.remove_constant(constant)
-
-    def _sweep(self, region: Region) -> None:
-        for op in reversed(region):
-            if op.pure and not any(value.users for value in op.results):
-                self.graph.erase(op)
-            else:
-                for inner in op.regions:
-                    self._sweep(inner)
+        # numpy makes a contiguous scalar one-dimensional
+        return self.constant(np.ascontiguousarray(numbers).reshape(numbers.shape), name, kind)

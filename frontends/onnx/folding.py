@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from plait.frontends.onnx import decide
+from plait.frontends.nodes import decide
+from plait.frontends.nodes.arithmetic import comparison, pairwise
+from plait.frontends.nodes.operand import object_array
 from plait.frontends.onnx.call import Call
-from plait.frontends.onnx.operand import Operand, object_array
+from plait.frontends.onnx.operand import Operand
 from plait.ir import Dim, DType, IntLike
 from plait.ir import types as t
 
@@ -27,7 +29,7 @@ LIMIT = 4096
 FLOAT_LIMIT = 16
 
 _FOLDS: dict[str, Fold] = {}
-_COMPARISONS = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
+_COMPARISONS = {"Equal": "==", "Less": "<", "LessOrEqual": "<=", "Greater": ">", "GreaterOrEqual": ">="}
 
 
 def folds(*op_types: str) -> Callable[[Fold], Fold]:
@@ -80,13 +82,6 @@ def _element(call: Call) -> DType:
 
 
 # -- elementwise --------------------------------------------------------------------
-def _as_objects(array: Numbers) -> Numbers | None:
-    """The array as Python ints and dims; None where it holds a fraction."""
-    if array.dtype == object or array.dtype.kind in "iub":
-        return array.astype(object)
-    return array.astype(np.int64).astype(object) if np.all(array == np.trunc(array)) else None
-
-
 def _pairwise(
     left: Numbers, right: Numbers, plain: Callable[..., Any], symbolic: Callable[[Any, Any], Any]
 ) -> Numbers | None:
@@ -94,11 +89,7 @@ def _pairwise(
     if left.dtype != object and right.dtype != object:
         with np.errstate(all="ignore"):
             return np.asarray(plain(left, right))
-    a, b = _as_objects(left), _as_objects(right)
-    if a is None or b is None:
-        return None
-    found = np.asarray(np.frompyfunc(symbolic, 2, 1)(a, b), dtype=object)
-    return None if any(element is None for element in found.flat) else found
+    return pairwise(left, right, symbolic)
 
 
 def _truncated_quotient(left: Numbers, right: Numbers) -> Numbers:
@@ -146,20 +137,8 @@ def _arithmetic(call: Call, numbers: list[Numbers]) -> Numbers | None:
     return total
 
 
-@folds("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
+@folds(*_COMPARISONS)
 def _compare(call: Call, numbers: list[Numbers]) -> Numbers | None:
-    ranges = call.ranges
-
-    def negated(known: bool | None) -> bool | None:
-        return None if known is None else not known
-
-    symbolic: dict[str, Callable[[Any, Any], Any]] = {
-        "Equal": lambda a, b: decide.equal(a, b, ranges),
-        "Less": lambda a, b: decide.less(a, b, ranges),
-        "Greater": lambda a, b: decide.less(b, a, ranges),
-        "LessOrEqual": lambda a, b: negated(decide.less(b, a, ranges)),
-        "GreaterOrEqual": lambda a, b: negated(decide.less(a, b, ranges)),
-    }
     plain: dict[str, Callable[..., Any]] = {
         "Equal": np.equal,
         "Less": np.less,
@@ -167,7 +146,8 @@ def _compare(call: Call, numbers: list[Numbers]) -> Numbers | None:
         "LessOrEqual": np.less_equal,
         "GreaterOrEqual": np.greater_equal,
     }
-    return _pairwise(numbers[0], numbers[1], plain[call.op_type], symbolic[call.op_type])
+    symbolic = comparison(_COMPARISONS[call.op_type], call.ranges)
+    return _pairwise(numbers[0], numbers[1], plain[call.op_type], symbolic)
 
 
 @folds("And", "Or", "Xor")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
+from plait.frontends.nodes.inputs import check_names, unknown_rank
 from plait.frontends.onnx.elements import element_of
 from plait.frontends.onnx.load import Source
 from plait.ir import DType, Graph, IntLike, LoweringError, TensorType
 from plait.ir import dims as d
-from plait.ir.errors import did_you_mean
 
 Dynamic = Mapping[str, Mapping[int, str]]
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
@@ -39,8 +39,8 @@ def lower_inputs(
     given = {tensor.name for tensor in source.model.graph.initializer}
     infos = [info for info in source.model.graph.input if info.name not in given]
     names = [str(info.name) for info in infos]
-    _check_names(arrays, names, "inputs", source.file)
-    _check_names(dynamic, names, "dynamic", source.file)
+    check_names(arrays, names, "inputs", source.file)
+    check_names(dynamic, names, "dynamic", source.file)
     ports = [_port(info, arrays.get(info.name), source.file) for info in infos]
     renamed = _renamings(ports, dynamic, source.file)
     fixed = _fixed(ports, arrays, dynamic, renamed, source.file)
@@ -59,17 +59,6 @@ def lower_inputs(
     return types
 
 
-def _check_names(wanted: Iterable[str], names: list[str], argument: str, file: str) -> None:
-    for name in wanted:
-        if name not in names:
-            raise LoweringError(
-                f"{argument} names '{name}', which is no input of the model{did_you_mean(name, names)}",
-                where=file,
-                why=f"its inputs are {', '.join(names) or 'none'}",
-                remedy=f"use these names as keys of {argument}",
-            )
-
-
 def _port(info: onnx.ValueInfoProto, array: np.ndarray | None, file: str) -> Port:
     where = f"{file}: input '{info.name}'"
     if not info.type.HasField("tensor_type"):
@@ -83,12 +72,7 @@ def _port(info: onnx.ValueInfoProto, array: np.ndarray | None, file: str) -> Por
     element = element_of(tensor.elem_type, where)
     if not tensor.HasField("shape"):
         if array is None:
-            raise LoweringError(
-                "the rank of the input is not known",
-                where=where,
-                why="the model declares no shape for it",
-                remedy=f"pass an example array: inputs={{'{info.name}': array}}",
-            )
+            raise unknown_rank(info.name, where)
         shape: tuple[int | str | None, ...] = (None,) * np.ndim(array)
     else:
         shape = tuple(

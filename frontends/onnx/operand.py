@@ -1,38 +1,23 @@
-"""ONNX values while a model is lowered: IR values, known numbers, or both.
-
-Shape arithmetic is carried out on *known numbers*: a numpy array, or an array of
-Python objects whose elements are ints and symbolic dims.  Such a value becomes
-IR code only where an op reads it at run time.
-"""
+"""ONNX values while a model is lowered."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from plait.ir import Dim, DType, IntLike, ShapedType, TensorType, Value
+from plait.frontends.nodes.operand import NodeOperand, plain_numbers
+from plait.ir import DType, ShapedType, TensorType, Value
 from plait.ir.region import Region
 from plait.ir.types import Shape
 
 
-def object_array(elements: Sequence[IntLike]) -> np.ndarray:
-    """A vector of ints and dims."""
-    array = np.empty(len(elements), dtype=object)
-    array[:] = list(elements)
-    return array
-
-
 @dataclass(eq=False)
-class Operand:
+class Operand(NodeOperand):
     """One ONNX value.
 
     Attributes:
-        name: the name of the ONNX value.
-        element: its element type.
-        numbers: its elements where they are known; of numpy dtype `object` where
-            some are symbolic dims, else of the dtype of `element`.
+        name, element, numbers: as for every `NodeOperand`.
         value: the IR value, once there is one.
         home: the region that holds `value` where known numbers became one inside it.
     """
@@ -51,11 +36,7 @@ class Operand:
     @staticmethod
     def known(numbers: np.ndarray, element: DType, name: str = "") -> Operand:
         """An operand with known numbers; an object array without dims becomes a plain one."""
-        if numbers.dtype == object and not any(isinstance(n, Dim) for n in numbers.flat):
-            numbers = numbers.astype(element.numpy)
-        elif numbers.dtype != object:
-            numbers = numbers.astype(element.numpy, copy=False)
-        return Operand(name, element, numbers)
+        return Operand(name, element, plain_numbers(numbers, element))
 
     @property
     def type(self) -> ShapedType:
@@ -68,23 +49,3 @@ class Operand:
     @property
     def shape(self) -> Shape:
         return self.type.shape
-
-    @property
-    def rank(self) -> int:
-        return len(self.shape)
-
-    @property
-    def symbolic(self) -> bool:
-        """Whether some element is a symbolic dim."""
-        return self.numbers is not None and self.numbers.dtype == object
-
-    @property
-    def array(self) -> np.ndarray | None:
-        """The numbers where all of them are known at compile time."""
-        return None if self.numbers is None or self.symbolic else self.numbers
-
-    def dims(self) -> tuple[IntLike, ...] | None:
-        """The elements as ints and dims, flattened; None where they are unknown or no integers."""
-        if self.numbers is None or not (self.element.is_integer or self.symbolic):
-            return None
-        return tuple(self.numbers.astype(object).reshape(-1).tolist())

@@ -7,27 +7,25 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from plait.frontends.nodes.builder import NodeBuilder
 from plait.frontends.tensorflow.elements import channels_first, channels_last, keeps_order
 from plait.frontends.tensorflow.operand import Operand
 from plait.frontends.tensorflow.places import readable
-from plait.ir import Constant, Dim, Graph, IntLike, Loc, Op, QuantType, Region, TensorType, Value
-from plait.ir import types as t
+from plait.ir import Constant, Graph, IntLike, Op, Region, Value
 from plait.ir.ops import core
 
 
-class Builder:
+class Builder(NodeBuilder[Operand]):
     """Adds ops and constants to a graph under readable names that are all different.
 
     Attributes:
-        graph: the graph.
+        graph, loc: as for every `NodeBuilder`.
         region: the region that ops go to.
-        loc: the location that ops get.
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+        super().__init__(graph)
         self.region = graph.body
-        self.loc = Loc()
 
     @contextmanager
     def inside(self, region: Region) -> Iterator[None]:
@@ -39,16 +37,12 @@ class Builder:
             self.region = outer
 
     def add(self, op: Op, hint: str) -> Op:
-        """Add an op; its results are named after `hint`, the first one exactly so where free."""
         return self.graph.add(op, name=readable(hint), loc=self.loc, region=self.region)
-
-    def emit(self, op: Op, hint: str) -> Value:
-        """Add an op with one result and return that."""
-        return self.add(op, hint).result
 
     def constant(self, array: np.ndarray, hint: str) -> Constant:
         """A constant under a name like `hint`."""
-        return self.graph.add_constant(self.graph.free_name(readable(hint)), np.ascontiguousarray(array))
+        dense = np.ascontiguousarray(array).reshape(array.shape)  # numpy gives a scalar an axis
+        return self.graph.add_constant(self.graph.free_name(readable(hint)), dense)
 
     # -- operands as values ---------------------------------------------------------
     def value(self, operand: Operand, hint: str) -> Value:
@@ -101,46 +95,7 @@ class Builder:
         numbers = operand.numbers
         assert numbers is not None
         if operand.symbolic:
-            return self._dim_values(operand, hint)
+            return self.dim_values(operand, hint)
         if numbers.ndim == 0 and operand.element.kind != "complex":
             return self.emit(core.Full(value=numbers.item(), out=operand.type), operand.name or hint)
         return self.derived(operand, "plain", numbers)
-
-    def _dim_values(self, operand: Operand, hint: str) -> Value:
-        """Run-time code for numbers that hold dims, needed where an op reads them as data."""
-        assert operand.numbers is not None
-        one = TensorType(t.i64, (1,))
-        parts: list[Value] = []
-        for element in operand.numbers.flat:
-            if isinstance(element, Dim):
-                scalar = self.emit(core.DimValue(dim=element), f"{hint}.dim")
-                parts.append(self.emit(core.Reshape(scalar, out=one), f"{hint}.dim"))
-            else:
-                parts.append(self.emit(core.Full(value=int(element), out=one), f"{hint}.dim"))
-        value = parts[0] if len(parts) == 1 else self.emit(core.Concat(tuple(parts), axis=0), f"{hint}.dims")
-        value = self.reshape(value, operand.numbers.shape, f"{hint}.dims")
-        if operand.element != t.i64:
-            out = TensorType(operand.element, value.shaped.shape)
-            value = self.emit(core.Cast(value, out=out), f"{hint}.dims")
-        return value
-
-    # -- cleaning -------------------------------------------------------------------
-    def remove_dead(self) -> None:
-        """Remove pure ops that nothing reads, then constants that nothing reads or refers to."""
-        self.sweep(self.graph.body)
-        referred: set[str] = set()
-        for value in (*self.graph.values(), *self.graph.constants.values()):
-            if isinstance(value.type, QuantType):
-                referred.update(value.type.references)
-        for constant in list(self.graph.constants.values()):
-            if not constant.users and constant.name not in referred:
-                self.graph.remove_constant(constant)
-
-    def sweep(self, region: Region) -> None:
-        """Remove pure ops that nothing reads from a region and those inside of it."""
-        for op in reversed(region):
-            if op.pure and not any(value.users for value in op.results):
-                self.graph.erase(op)
-                continue
-            for inner in op.regions:
-                self.sweep(inner)

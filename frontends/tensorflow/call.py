@@ -1,4 +1,4 @@
-"""One node as its lowering rule sees it: operands, attributes, and helpers that emit IR."""
+"""One TensorFlow node as its lowering rule sees it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plait.frontends.onnx import decide
+from plait.frontends.nodes.call import NodeCall
 from plait.frontends.tensorflow.builder import Builder
 from plait.frontends.tensorflow.elements import channels_first, element_of
 from plait.frontends.tensorflow.operand import Handle, Item, Operand, Phases, TensorList
-from plait.ir import DType, IntLike, LoweringError, Op, TensorType, Value
-from plait.ir.ops import core
-from plait.ir.types import Shape
+from plait.ir import DType, LoweringError, Value
 
 if TYPE_CHECKING:
     from plait.frontends.tensorflow.lowering import Lowering
 
 
-class Call:
+class Call(NodeCall[Operand]):
     """A node under lowering.
 
     Attributes:
-        op_type: the TensorFlow op.
+        op_type, attributes, name, label, builder: as for every `NodeCall`.
         inputs: what its data inputs carry, lists of inputs spread out.
-        attributes: its attributes as Python values.
-        name: the name that its results take.
-        label: how messages call the node.
         lowering: the walk that the node is part of, for ops that call functions.
     """
+
+    inputs: list[Item]
+    builder: Builder
 
     def __init__(
         self,
@@ -39,10 +37,10 @@ class Call:
         names: tuple[str, str],
         lowering: Lowering,
     ) -> None:
-        self.op_type, self.inputs, self.attributes = op_type, list(inputs), attributes
-        self.name, self.label = names
+        super().__init__(op_type, attributes, *names)
+        self.inputs = list(inputs)
         self.lowering = lowering
-        self.builder: Builder = lowering.builder
+        self.builder = lowering.builder
 
     def with_inputs(self, inputs: Sequence[Item], attributes: Mapping[str, Any] | None = None) -> Call:
         """The same node with other inputs, and other attributes where given."""
@@ -57,7 +55,6 @@ class Call:
         return self.inputs[index]
 
     def operand(self, index: int) -> Operand:
-        """Input `index`, a tensor."""
         item = self.item(index)
         if isinstance(item, Operand):
             return item
@@ -84,51 +81,11 @@ class Call:
             raise self.error(f"input {index} is no resource")
         return item
 
-    def value(self, index: int) -> Value:
-        """The IR value of input `index` in the layout of the source."""
-        return self.builder.value(self.operand(index), self.name)
-
     def first(self, index: int) -> Value:
         """The IR value of input `index` with the last axis moved behind the first."""
         return self.builder.first(self.operand(index), self.name)
 
-    def shape(self, index: int) -> Shape:
-        """The shape of input `index` in the layout of the source."""
-        return self.operand(index).shape
-
-    def rank(self, index: int) -> int:
-        return len(self.shape(index))
-
-    def element(self, index: int) -> DType:
-        return self.operand(index).element
-
-    def array(self, index: int, word: str) -> np.ndarray:
-        """The numbers of input `index`, which must be known at compile time; `word` names it."""
-        array = self.operand(index).array
-        if array is None:
-            raise self._runtime(index, word)
-        return array
-
-    def dims(self, index: int, word: str) -> tuple[IntLike, ...]:
-        """The elements of input `index` as ints and dims; `word` names it in the error."""
-        found = self.operand(index).dims()
-        if found is None:
-            raise self._runtime(index, word)
-        return found
-
-    def ints(self, index: int, word: str) -> tuple[int, ...]:
-        """The elements of input `index`, which must be known whole numbers."""
-        return tuple(int(n) for n in self.array(index, word).reshape(-1))
-
-    def number(self, index: int, word: str) -> float | int | bool:
-        """The single element of input `index`, which must be known."""
-        array = self.array(index, word)
-        if array.size != 1:
-            raise self.error(f"{word} has {array.size} elements", why="one is wanted")
-        number: float | int | bool = array.reshape(()).item()
-        return number
-
-    def _runtime(self, index: int, word: str) -> LoweringError:
+    def _at_run_time(self, index: int, word: str) -> LoweringError:
         operand = self.operand(index)
         return self.error(
             f"{word} (input {index}, {operand.type}) is computed at run time",
@@ -137,18 +94,12 @@ class Call:
         )
 
     # -- attributes -----------------------------------------------------------------
-    def integer(self, name: str, default: int = 0) -> int:
-        return int(self.attributes.get(name, default))
-
     def real(self, name: str, default: float) -> float:
         """A float attribute.  TensorFlow stores f32; the shortest decimal that gives it back is returned."""
         return float(str(np.float32(self.attributes.get(name, default))))
 
     def flag(self, name: str) -> bool:
         return bool(self.attributes.get(name, False))
-
-    def text(self, name: str, default: str) -> str:
-        return str(self.attributes.get(name, default))
 
     def integers(self, name: str) -> tuple[int, ...]:
         """A list of whole numbers; empty where the attribute is absent."""
@@ -157,12 +108,6 @@ class Call:
     def element_attribute(self, name: str) -> DType:
         """An element type attribute."""
         return element_of(int(self.attributes[name]), self.where)
-
-    def normalise(self, axis: int, rank: int) -> int:
-        """`axis` counted from the front.  Raises LoweringError when out of range."""
-        if not -rank <= axis < max(rank, 1):
-            raise self.error(f"axis {axis} is out of range for rank {rank}")
-        return axis + rank if axis < 0 else axis
 
     def axes(self, index: int, rank: int) -> tuple[int, ...]:
         """The axes that input `index` holds, counted from the front."""
@@ -213,60 +158,18 @@ class Call:
         return self.first(index), order.index, Operand.of_first
 
     # -- emission ---------------------------------------------------------------------
-    def emit(self, op: Op) -> Value:
-        """Add the op that computes the output; it takes the node's name."""
-        return self.builder.emit(op, self.name)
-
-    def step(self, op: Op) -> Value:
-        """Add an op on the way to the output; it is named after the node and the op."""
-        return self.builder.emit(op, f"{self.name}.{op.opname.rpartition('.')[2]}")
-
-    def full(self, number: float | int | bool, element: DType, shape: Shape = ()) -> Value:
-        """A tensor that holds one number."""
-        return self.step(core.Full(value=number, out=TensorType(element, shape)))
-
-    def scalar_like(self, number: float, x: Value) -> Value:
-        """A scalar of the element type of `x`."""
-        element = x.shaped.dtype
-        return self.full(float(number) if element.is_float else int(number), element)
-
     def constant(self, array: np.ndarray, word: str) -> Value:
         """A constant that the lowering made."""
         return self.builder.constant(array, f"{self.name}.{word}")
-
-    def cast(self, x: Value, element: DType) -> Value:
-        """`x` in another element type; itself where it has it."""
-        if x.shaped.dtype == element:
-            return x
-        return self.step(core.Cast(x, out=TensorType(element, x.shaped.shape)))
-
-    def reshape(self, x: Value, shape: Sequence[IntLike]) -> Value:
-        """`x` under another shape; itself where it has it."""
-        return self.builder.reshape(x, shape, f"{self.name}.reshape")
-
-    def broadcast(self, x: Value, shape: Sequence[IntLike]) -> Value:
-        """`x` stretched to a shape; itself where it has it."""
-        if x.shaped.shape == tuple(shape):
-            return x
-        return self.step(core.Broadcast(x, out=x.shaped.with_shape(tuple(shape))))
 
     def transpose(self, x: Value, permutation: Sequence[int]) -> Value:
         """`x` with axes in another order; itself where that is the same order."""
         return self.builder.transpose(x, permutation, f"{self.name}.transpose")
 
-    @property
-    def ranges(self) -> decide.Ranges:
-        """Range of each dim symbol."""
-        return self.builder.graph.bounds()
-
     # -- errors -------------------------------------------------------------------------
     @property
     def where(self) -> str:
         return f"{self.lowering.source.label}: node '{self.label}' ({self.op_type})"
-
-    def error(self, what: str, *, why: str | None = None, remedy: str | None = None) -> LoweringError:
-        """A LoweringError about this node, for `raise call.error(...)`."""
-        return LoweringError(what, where=self.where, why=why, remedy=remedy)
 
     def unsupported(self, what: str, remedy: str | None = None) -> LoweringError:
         """A LoweringError that says this form of the op has no lowering."""

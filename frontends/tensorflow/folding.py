@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from plait.frontends.onnx import decide
+from plait.frontends.nodes import decide
+from plait.frontends.nodes.arithmetic import comparison, pairwise
+from plait.frontends.nodes.operand import object_array
 from plait.frontends.tensorflow.attributes import output_count
 from plait.frontends.tensorflow.call import Call
-from plait.frontends.tensorflow.operand import Operand, object_array
+from plait.frontends.tensorflow.operand import Operand
 from plait.frontends.tensorflow.slices import numpy_index
 from plait.ir import Dim
 from plait.ir import types as t
@@ -152,22 +154,19 @@ def _worth_it(call: Call, numbers: list[Numbers]) -> bool:
 
 
 # -- elementwise on dims ----------------------------------------------------------------
-_COMPARISONS = {"Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual"}
+_COMPARISONS = {
+    "Equal": "==",
+    "NotEqual": "!=",
+    "Less": "<",
+    "LessEqual": "<=",
+    "Greater": ">",
+    "GreaterEqual": ">=",
+}
 
 
-def _as_objects(array: Numbers) -> Numbers | None:
-    """The array as Python ints and dims; None where it holds a fraction."""
-    if array.dtype == object or array.dtype.kind in "iub":
-        return array.astype(object)
-    return array.astype(np.int64).astype(object) if np.all(array == np.trunc(array)) else None
-
-
-def _pairwise(left: Numbers, right: Numbers, function: Callable[[Any, Any], Any]) -> Numbers | None:
-    a, b = _as_objects(left), _as_objects(right)
-    if a is None or b is None:
-        return None
-    found = np.asarray(np.frompyfunc(function, 2, 1)(a, b), dtype=object)
-    return None if any(element is None for element in found.flat) else found
+@folds(*_COMPARISONS)
+def _compare(call: Call, numbers: list[Numbers]) -> Numbers | None:
+    return pairwise(numbers[0], numbers[1], comparison(_COMPARISONS[call.op_type], call.ranges))
 
 
 @folds(
@@ -181,13 +180,9 @@ def _pairwise(left: Numbers, right: Numbers, function: Callable[[Any, Any], Any]
     "FloorMod",
     "Maximum",
     "Minimum",
-    *_COMPARISONS,
 )
 def _binary(call: Call, numbers: list[Numbers]) -> Numbers | None:
     ranges = call.ranges
-
-    def negated(known: bool | None) -> bool | None:
-        return None if known is None else not known
 
     def divide(a: Any, b: Any) -> Any:
         if isinstance(b, int) and b == 0:
@@ -207,14 +202,8 @@ def _binary(call: Call, numbers: list[Numbers]) -> Numbers | None:
         "FloorMod": lambda a, b: None if b == 0 else a % b,
         "Maximum": lambda a, b: decide.larger(a, b, ranges),
         "Minimum": lambda a, b: decide.smaller(a, b, ranges),
-        "Equal": lambda a, b: decide.equal(a, b, ranges),
-        "NotEqual": lambda a, b: negated(decide.equal(a, b, ranges)),
-        "Less": lambda a, b: decide.less(a, b, ranges),
-        "Greater": lambda a, b: decide.less(b, a, ranges),
-        "LessEqual": lambda a, b: negated(decide.less(b, a, ranges)),
-        "GreaterEqual": lambda a, b: negated(decide.less(a, b, ranges)),
     }
-    return _pairwise(numbers[0], numbers[1], table[call.op_type])
+    return pairwise(numbers[0], numbers[1], table[call.op_type])
 
 
 @folds("Neg")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from plait.frontends.nodes.inputs import check_names, unknown_rank
 from plait.ir import DType, Graph, LoweringError, TensorType
 from plait.ir import dims as d
-from plait.ir.errors import did_you_mean
 from plait.ir.types import dtype_of
 
 #: `{"image": {0: "B"}}` or `{"image": {0: ("B", 1, 64)}}`.
@@ -50,18 +50,6 @@ class Port:
         return Port(name, dtype_of(array.dtype), tuple(array.shape))
 
 
-def check_names(wanted: Iterable[str], names: Sequence[str], argument: str, label: str) -> None:
-    """Raise LoweringError unless all names are those of inputs."""
-    for name in wanted:
-        if name not in names:
-            raise LoweringError(
-                f"{argument} names '{name}', which is no input of the model{did_you_mean(name, names)}",
-                where=label,
-                why=f"its inputs are {', '.join(names) or 'none'}",
-                remedy=f"use these names as keys of {argument}",
-            )
-
-
 def resolve(
     ports: Sequence[Port], arrays: Mapping[str, np.ndarray], dynamic: Dynamic, label: str
 ) -> list[Port]:
@@ -78,12 +66,7 @@ def _resolved(port: Port, array: np.ndarray | None, wanted: Mapping[int, Any], l
     where = f"{label}: input '{port.name}'"
     declared = port.shape if port.shape is not None or array is None else (None,) * array.ndim
     if declared is None:
-        raise LoweringError(
-            "the rank of the input is not known",
-            where=where,
-            why="the model declares no shape for it",
-            remedy=f"pass an example array: inputs={{'{port.name}': array}}",
-        )
+        raise unknown_rank(port.name, where)
     if array is not None:
         _check_array(array, port.element, declared, where)
     named = _axes(wanted, len(declared), where)

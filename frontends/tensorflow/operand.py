@@ -1,9 +1,5 @@
 """TensorFlow values while a model is lowered: IR values in one or two layouts, known numbers, or handles.
 
-Shape arithmetic is carried out on *known numbers*: a numpy array, or an array of
-Python objects whose elements are ints and symbolic dims.  Such a value becomes IR
-code only where an op reads it at run time.
-
 A tensor may be held as the source writes it (`value`), with its last axis moved
 behind the first (`first`: NCHW for a tensor that the source calls NHWC), or both.
 Rules ask for the form they need; the other one is made once, on demand.
@@ -17,31 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plait.frontends.nodes.operand import NodeOperand, plain_numbers
 from plait.frontends.tensorflow.elements import channels_last
-from plait.ir import Dim, DType, IntLike, TensorType, Value
+from plait.ir import DType, IntLike, TensorType, Value
 from plait.ir.types import Shape
 
 if TYPE_CHECKING:
     from plait.frontends.tensorflow.call import Call
 
 
-def object_array(elements: Sequence[IntLike]) -> np.ndarray:
-    """A vector of ints and dims."""
-    array = np.empty(len(elements), dtype=object)
-    array[:] = list(elements)
-    return array
-
-
 @dataclass(eq=False)
-class Operand:
+class Operand(NodeOperand):
     """One TensorFlow value.
 
     Attributes:
-        name: a name for it; that of the variable for constants.
-        element: its element type.
+        name, element, numbers: as for every `NodeOperand`; constants have the name of the variable.
         shape: its shape as the source sees it.
-        numbers: its elements where they are known; of numpy dtype `object` where some
-            are symbolic dims, else of the dtype of `element`.
         value: the IR value in the layout of the source, once there is one.
         first: the IR value with the last axis moved behind the first, once there is one.
         rows: the tensor [..., C] of which this one, [R, C], is the list of rows.
@@ -72,11 +59,7 @@ class Operand:
     @staticmethod
     def known(numbers: np.ndarray, element: DType, name: str = "") -> Operand:
         """An operand with known numbers; an object array without dims becomes a plain one."""
-        if numbers.dtype == object and not any(isinstance(n, Dim) for n in numbers.flat):
-            numbers = numbers.astype(element.numpy)
-        elif numbers.dtype != object:
-            numbers = numbers.astype(element.numpy, copy=False)
-        return Operand(name, element, tuple(numbers.shape), numbers)
+        return Operand(name, element, tuple(numbers.shape), plain_numbers(numbers, element))
 
     def fork(self) -> Operand:
         """The same known numbers, for use inside of a region, where values from outside stay outside."""
@@ -87,29 +70,9 @@ class Operand:
         return TensorType(self.element, self.shape)
 
     @property
-    def rank(self) -> int:
-        return len(self.shape)
-
-    @property
-    def symbolic(self) -> bool:
-        """Whether some element is a symbolic dim."""
-        return self.numbers is not None and self.numbers.dtype == object
-
-    @property
-    def array(self) -> np.ndarray | None:
-        """The numbers where all of them are known at compile time."""
-        return None if self.numbers is None or self.symbolic else self.numbers
-
-    @property
     def only_first(self) -> bool:
         """Whether it is held with channels first and in no other way."""
         return self.first is not None and self.value is None
-
-    def dims(self) -> tuple[IntLike, ...] | None:
-        """The elements as ints and dims, flattened; None where they are unknown or no integers."""
-        if self.numbers is None or not (self.element.is_integer or self.symbolic):
-            return None
-        return tuple(self.numbers.astype(object).reshape(-1).tolist())
 
 
 @dataclass(eq=False)
@@ -198,6 +161,31 @@ class Phases:
             return made
 
         return Phases(call.name, self.source, self.blocks, self.pads, whole, dilated)
+
+    def with_axis(self, call: Call, axis: int, rule: Callable[[Call], Operand]) -> Phases:
+        """The phases with one more spatial axis, of size 1, put in as `axis` by `rule`; it has one phase."""
+
+        def apply(x: Operand) -> Operand:
+            return rule(call.with_inputs([x, *call.inputs[1:]]))
+
+        blocks = (*self.blocks[: axis - 1], 1, *self.blocks[axis - 1 :])
+        pads = (*self.pads[: axis - 1], (0, 0), *self.pads[axis - 1 :])
+        return Phases(call.name, apply(self.source), blocks, pads, lambda: apply(self.whole()))
+
+    def without_axis(self, call: Call, axis: int, rule: Callable[[Call], Operand]) -> Phases:
+        """The phases of a convolution without a spatial axis that has one phase; `rule` takes it away."""
+        before = self.dilated
+        assert before is not None
+
+        def dilated(pads: Sequence[tuple[int, int]]) -> Operand:
+            return rule(call.with_inputs([before((*pads[: axis - 1], (0, 0), *pads[axis - 1 :]))]))
+
+        def whole() -> Operand:
+            return rule(call.with_inputs([self.whole()]))
+
+        blocks = (*self.blocks[: axis - 1], *self.blocks[axis:])
+        pads = (*self.pads[: axis - 1], *self.pads[axis:])
+        return Phases(call.name, self.source, blocks, pads, whole, dilated)
 
 
 #: What an edge of the graph carries.

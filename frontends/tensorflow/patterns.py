@@ -1,4 +1,4 @@
-"""Groups of nodes that stand for one op of the IR: batch and layer normalisation, and GELU.
+"""Groups of nodes that stand for one op of the IR: batch, layer and group normalisation, and GELU.
 
 Keras writes these out in arithmetic.  A group is recognised at its last node; what
 the other nodes were lowered to is removed when nothing else reads it.
@@ -78,7 +78,7 @@ def match_pattern(node: Any, nodes: Mapping[str, Any], values: Mapping[str, Item
     """A rule for the group of nodes that ends in `node`; None where there is none."""
     if node.op in _ADD:
         graph = Graph(nodes, values)
-        return _batch_norm(graph, node.name) or _layer_norm(graph, node.name)
+        return _batch_norm(graph, node.name) or _sample_norm(graph, node.name)
     return _gelu(Graph(nodes, values), node.name) if node.op == "Mul" else None
 
 
@@ -156,26 +156,34 @@ def _channelwise(parameters: Sequence[Operand | None], x: Operand) -> bool:
     )
 
 
-# -- layer normalisation ----------------------------------------------------------------
-def _layer_norm(graph: Graph, edge: str) -> Rule | None:
-    """x * m + (-mean * m + offset), with m = rsqrt(variance + epsilon) * scale over the last axis."""
+# -- layer and group normalisation --------------------------------------------------------
+def _sample_norm(graph: Graph, edge: str) -> Rule | None:
+    """x * m + (-mean * m + offset), with m = rsqrt(variance + epsilon) * scale."""
     for scaled, shift in graph.pairs(edge, *_ADD):
         for x, factor in graph.pairs(scaled, "Mul"):
             x_operand = graph.operand(x)
-            if x_operand is None or x_operand.only_first or x_operand.numbers is not None:
+            if x_operand is None or x_operand.numbers is not None:
                 continue
             for root, scale in graph.pairs(factor, "Mul"):
                 for moved, offset in graph.pairs(shift, *_ADD):
-                    epsilon = _layer_statistics(graph, x, root, moved, factor)
+                    found = _sample_statistics(graph, x, root, moved, factor)
                     scale_operand, offset_operand = graph.operand(scale), graph.operand(offset)
-                    if epsilon is None or scale_operand is None or offset_operand is None:
+                    if found is None or scale_operand is None or offset_operand is None:
                         continue
-                    if _channelwise([scale_operand, offset_operand], x_operand):
-                        return _layer_norm_rule(x_operand, scale_operand, offset_operand, epsilon)
+                    epsilon, axes = found
+                    rule = _layer_norm(
+                        x_operand, scale_operand, offset_operand, epsilon, axes
+                    ) or _group_norm(graph, x, scale_operand, offset_operand, epsilon, axes)
+                    if rule is not None:
+                        return rule
     return None
 
 
-def _layer_norm_rule(x: Operand, scale: Operand, offset: Operand, epsilon: float) -> Rule:
+def _layer_norm(x: Operand, scale: Operand, offset: Operand, epsilon: float, axes: set[int]) -> Rule | None:
+    """Layer normalisation, where the statistics are those of the last axis."""
+    if x.only_first or axes != {x.rank - 1} or not _channelwise([scale, offset], x):
+        return None
+
     def rule(call: Call) -> Operand:
         value = call.builder.value(x, call.name)
         made = nn.LayerNorm(value, _vector(call, scale), _vector(call, offset), epsilon=epsilon)
@@ -184,36 +192,61 @@ def _layer_norm_rule(x: Operand, scale: Operand, offset: Operand, epsilon: float
     return rule
 
 
-def _layer_statistics(graph: Graph, x: str, root: str, moved: str, factor: str) -> float | None:
-    """Epsilon, where `root` is rsqrt of the variance of x over the last axis and `moved` -mean * factor."""
+def _group_norm(
+    graph: Graph, edge: str, scale: Operand, offset: Operand, epsilon: float, axes: set[int]
+) -> Rule | None:
+    """Group normalisation, where [B, ..., G * C] is split into [B, ..., G, C] for the statistics."""
+    split, inputs = graph.operand(edge), graph.inputs(edge, "Reshape")
+    whole = graph.operand(inputs[0]) if inputs is not None else None
+    if split is None or whole is None or split.rank < 4 or whole.shape[:-1] != split.shape[:-2]:
+        return None
+    groups, each = split.shape[-2:]
+    shape = (*(1,) * (split.rank - 2), groups, each)
+    if axes != {*range(1, split.rank)} - {split.rank - 2} or not isinstance(groups, int):
+        return None
+    if any(parameter.array is None or parameter.shape != shape for parameter in (scale, offset)):
+        return None
+
+    def rule(call: Call) -> Operand:
+        x = call.builder.first(whole, call.name)
+        parameters = _vector(call, scale), _vector(call, offset)
+        y = call.emit(nn.GroupNorm(x, *parameters, groups=groups, epsilon=epsilon))
+        return Operand(call.name, whole.element, split.shape, rows=Operand.of_first(y))
+
+    return rule
+
+
+def _sample_statistics(
+    graph: Graph, x: str, root: str, moved: str, factor: str
+) -> tuple[float, set[int]] | None:
+    """Epsilon and axes, where `root` is rsqrt of the variance of x over them and `moved` -mean * factor."""
     inside = graph.inputs(root, "Rsqrt")
     if inside is None:
         return None
     for variance, epsilon in graph.pairs(inside[0], *_ADD):
         number, spread = graph.scalar(epsilon), graph.inputs(variance, "Mean")
-        if number is None or spread is None or not _last_axis(graph, spread[1], x):
+        axes = _axes(graph, spread[1], x) if spread is not None else None
+        if number is None or spread is None or axes is None:
             continue
         for deviating, mean in graph.pairs(spread[0], "SquaredDifference"):
             mean_input = graph.inputs(mean, "Mean")
             if mean_input is None or not graph.same(deviating, x) or not graph.same(mean_input[0], x):
                 continue
-            if not _last_axis(graph, mean_input[1], x):
+            if _axes(graph, mean_input[1], x) != axes:
                 continue
             for negative, m in graph.pairs(moved, "Mul"):
                 of = graph.inputs(negative, "Neg")
                 if of is not None and graph.same(of[0], mean) and graph.same(m, factor):
-                    return number
+                    return number, axes
     return None
 
 
-def _last_axis(graph: Graph, axes: str, x: str) -> bool:
-    numbers, operand = graph.numbers(axes), graph.operand(x)
-    return (
-        numbers is not None
-        and operand is not None
-        and numbers.size == 1
-        and int(numbers.reshape(())) in (-1, operand.rank - 1)
-    )
+def _axes(graph: Graph, edge: str, x: str) -> set[int] | None:
+    """The axes of x that an edge lists, counted from the front; None where they are unknown."""
+    numbers, operand = graph.numbers(edge), graph.operand(x)
+    if numbers is None or operand is None:
+        return None
+    return {int(axis) % operand.rank for axis in numbers.reshape(-1)}
 
 
 # -- GELU -------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -34,7 +36,7 @@ def by_groups(
     x: torch.Tensor, groups: int, scale: torch.Tensor | None, bias: torch.Tensor | None, epsilon: float
 ) -> torch.Tensor:
     """Each group of channels of each sample normalised, then scaled per channel."""
-    grouped = x.reshape(x.shape[0], groups, -1)
+    grouped = x.reshape(x.shape[0], groups, math.prod(x.shape[1:]) // groups)
     variance, mean = torch.var_mean(grouped, dim=-1, keepdim=True, correction=0)
     y = ((grouped - mean) * torch.rsqrt(variance + epsilon)).reshape(x.shape)
     per_channel = (1, -1, *(1,) * (x.dim() - 2))

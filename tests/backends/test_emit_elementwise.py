@@ -155,6 +155,24 @@ def test_nan_wins_in_extremes() -> None:
     check(case, batches=(1,))
 
 
+def test_nan_and_infinities_in_reductions() -> None:
+    rows = [[1.0, np.nan, 3.0], [-np.inf, -np.inf, -np.inf], [np.inf, np.inf, np.inf], [2.0, 5.0, -1.0]]
+    case = Case(
+        "rows",
+        {"a": f32(4, 3)},
+        lambda g, v: [
+            op(v["a"], **place)
+            for ops, place in (
+                ((core.Max, core.Min), {"axes": (1,)}),
+                ((core.ArgMax, core.ArgMin), {"axis": 1}),
+            )
+            for op in ops
+        ],
+        values=lambda batch: {"a": np.array(rows, np.float32)},
+    )
+    check(case, batches=(1,))
+
+
 def test_where_pow_clamp_prelu_atan2() -> None:
     check(
         Case(

@@ -153,6 +153,8 @@ def test_norms_match_torch() -> None:
         b,
     )
     check(lambda x, s, b: nn.GroupNorm(x, s, b, groups=3), F.group_norm(x, 3, s, b), x, s, b)
+    none = torch.zeros(0, 6, 2)
+    check(lambda x: nn.GroupNorm(x, groups=3), none, none)
     check(lambda x, s, b: nn.InstanceNorm(x, s, b), F.instance_norm(x, weight=s, bias=b), x, s, b)
     check(lambda x: nn.LocalResponseNorm(x, size=5), F.local_response_norm(x, 5), x)
     scale = torch.randn(4, 5)

@@ -40,9 +40,16 @@ def _expm1(x: Expr) -> Expr:
 
 
 def _sinh(x: Expr) -> Expr:
-    """Through e^x - 1, which keeps what e^x - e^-x would cancel near zero."""
-    power = _expm1(x)
-    return (power + power / (power + number(1, x.ty.dtype))) * number(0.5, x.ty.dtype)
+    """Through e^|x| - 1, which keeps what e^x - e^-x would cancel near zero.
+
+    Where e^-|x| no longer counts it is e^|x| / 2, whose factors do not overflow before it does.
+    """
+    one, half, size = number(1, x.ty.dtype), number(0.5, x.ty.dtype), tirx.abs(x)
+    power, root = _expm1(size), tirx.exp(size * half)
+    found = tirx.Select(
+        size > number(10, x.ty.dtype), half * root * root, half * (power + power / (power + one))
+    )
+    return tirx.Select(x < number(0, x.ty.dtype), -found, found)
 
 
 def _cosh(x: Expr) -> Expr:

@@ -64,7 +64,7 @@ def _gather_nd(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     return te.compute(emitter.shape(op.result.type.shape), at, name="gather_nd")
 
 
-def _combined(mode: str, old: Expr, new: Expr) -> Expr:
+def combined(mode: str, old: Expr, new: Expr) -> Expr:
     """What a written element becomes; NaN wins over any largest or smallest."""
     if mode == "none":
         return new
@@ -105,7 +105,7 @@ def _scatter_elements(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
                 scope.enter_context(when(condition))
             with serial(0, covered[axis]) as k:
                 place = wrapped(emitter, indices[k], kind.shape[axis])
-                y[place] = _combined(op.reduce, y[place], updates[k])
+                y[place] = combined(op.reduce, y[place], updates[k])
 
     lines = product([shape[i] for i in others])
     inputs = [args.x, args.indices, args.updates]

@@ -1,23 +1,25 @@
 """Emissions of message passing on edge lists.
 
-A reduction at the nodes scatters edge rows one after another, so that it is exact
-whatever the order of the edges.
+Reductions run in parallel over the nodes, and along the edges of a node in their order,
+so that they are exact and the same in every run.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.tvm.emit.expressions import number
-from plait.backends.tvm.emit.index import scatter_rows
+from plait.backends.tvm.emit.incidence import Incidence, edge_ends, edge_starts, incidence
+from plait.backends.tvm.emit.index import combined
+from plait.backends.tvm.emit.loops import View, item_loops, local, part, product, serial, when, whole
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
-from plait.ir import GraphType, Value
-from plait.ir.dims import IntLike
+from plait.ir import GraphType
 from plait.ir.ops import message
 
 _COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
@@ -28,47 +30,6 @@ _COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
 }
 
 
-def _end(graph: Value, tensors: Any, edge: Expr, side: str) -> Expr:
-    """The node at one end of an edge, in the order of the edge list."""
-    row = tirx.IntImm("int64", 0 if side == "src" else 1)
-    return tirx.Cast("int64", tensors(row, edge))
-
-
-def edge_ends(emitter: Emitter, graph: Value, tensors: Any, side: str) -> te.Tensor:
-    """One end of every edge, [E], in the order of the edge list."""
-    kind: GraphType = graph.graph_type
-    if kind.format == "coo":
-        return te.compute([emitter.dim(kind.edges)], lambda e: _end(graph, tensors, e, side), name=side)
-    rows, sources, numbers = tensors
-    over = emitter.axis(kind.edges, "position")
-    if side == "src":
-        # Position p of the csr order holds edge numbers[p].
-        def source(e: Expr) -> Expr:
-            found = tirx.Cast("int64", numbers(over)) == e
-            return te.sum(
-                tirx.Select(found, tirx.Cast("int64", sources(over)), number(0, "int64")), axis=over
-            )
-
-        return te.compute([emitter.dim(kind.edges)], source, name="src")
-    place = emitter.stage(
-        "places",
-        te.compute(
-            [emitter.dim(kind.edges)],
-            lambda e: te.sum(
-                tirx.Select(tirx.Cast("int64", numbers(over)) == e, over.var, number(0, "int64")), axis=over
-            ),
-            name="places",
-        ),
-    )
-    node = emitter.axis(kind.nodes, "node")
-
-    def destination(e: Expr) -> Expr:
-        ended = tirx.Cast("int64", rows(node + 1)) <= place(e)
-        return te.sum(tirx.Select(ended, number(1, "int64"), number(0, "int64")), axis=node)
-
-    return te.compute([emitter.dim(kind.edges)], destination, name="dst")
-
-
 @emit(message.FromEdges, kind=Kind.VIEW)
 def _from_edges(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     """A coo graph is held as its [2, E] array, so nothing runs."""
@@ -77,21 +38,16 @@ def _from_edges(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 
 @emit(message.Gather, kind=Kind.ALONE)
 def _gather(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    kind = op.result.type
-    if op.graph.graph_type.format == "coo":
-        return te.compute(
-            emitter.shape(kind.shape),
-            lambda *i: args.x(_end(op.graph, args.graph, i[0], op.side), *i[1:]),
-            name="gather",
-        )
-    ends = emitter.stage("ends", edge_ends(emitter, op.graph, args.graph, op.side))
-    return te.compute(emitter.shape(kind.shape), lambda *i: args.x(ends(i[0]), *i[1:]), name="gather")
+    end = edge_ends(emitter, op.graph, args.graph, op.side)
+    shape = emitter.shape(op.result.type.shape)
+    return te.compute(shape, lambda *i: args.x(end(i[0]), *i[1:]), name="gather")
 
 
 @emit(message.Sddmm, kind=Kind.ALONE)
 def _sddmm(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    source, destination = _both_ends(op, args, emitter)
-    at = {"src": source, "dst": destination, "edge": lambda e: e}
+    sides = {op.left_side, op.right_side} - {"edge"}
+    at = {side: edge_ends(emitter, op.graph, args.graph, side) for side in sorted(sides)}
+    at["edge"] = lambda e: e
     shape = emitter.shape(op.result.type.shape)
 
     def read(x: te.Tensor, kind: Any, side: str, places: tuple[Expr, ...]) -> Expr:
@@ -119,81 +75,122 @@ def _sddmm(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     return te.compute(shape, lambda *places: combine(*both(*places)), name=f"sddmm_{op.combine}")
 
 
-def _segments(
-    emitter: Emitter, ends: te.Tensor, rows: te.Tensor, shape: tuple[IntLike, ...], dtype: str, reduce: str
+#: What an edge sends: an element of its row, by buffers, position among the sorted edges, number and place.
+Row = Callable[[Sequence[Any], Expr, Expr, tuple[Expr, ...]], Expr]
+
+
+@contextmanager
+def _each(axes: Sequence[Expr]) -> Iterator[tuple[Expr, ...]]:
+    """Loops over axes of these extents, with the place on them."""
+    with ExitStack() as scope:
+        yield tuple(scope.enter_context(serial(0, extent)) for extent in axes)
+
+
+def _reduced(
+    emitter: Emitter, edges: Incidence, tensors: Sequence[te.Tensor], row: Row, kind: Any, reduce: str
 ) -> te.Tensor:
-    """Rows [E, ...] reduced at their nodes, [N, ...]; a node without edges gets zero."""
-    size = emitter.shape(shape)
-    add = reduce in ("sum", "mean")
-    start = number(0, dtype) if add else tirx.min_value(dtype) if reduce == "max" else tirx.max_value(dtype)
-    blank = emitter.stage("start", te.compute(size, lambda *i: start, name="start"))
-    index = emitter.stage(
-        "index", te.compute([emitter.dim(1), ends.shape[0]], lambda _, e: ends(e), name="node_index")
-    )
-    total = emitter.stage("scatter", scatter_rows(emitter, blank, index, rows, "add" if add else reduce))
-    if reduce == "sum":
-        return te.compute(size, lambda *i: total(*i), name="segment_sum")
-    if reduce != "mean":
-        # A node without edges still holds the extreme it started from.
-        return te.compute(
-            size,
-            lambda *i: tirx.Select(total(*i) == start, number(0, dtype), total(*i)),
-            name=f"segment_{reduce}",
-        )
-    count = emitter.stage("count", _members(emitter, ends, shape[0], dtype))
-    return te.compute(size, lambda *i: total(*i) / te.max(count(i[0]), number(1, dtype)), name="segment_mean")
+    """Rows of the edges at each node reduced to `kind`, [N, ...]; a node without edges gets zero.
 
+    A thread of a GPU takes one feature of a node, a task of a CPU all of them.
+    """
+    dtype, shape = emitter.dtype(kind), emitter.shape(kind.shape)
+    axes = shape[1:] if emitter.is_cpu else []
 
-def _members(emitter: Emitter, ends: te.Tensor, nodes: IntLike, dtype: str) -> te.Tensor:
-    """Number of edges that end at each node: a one of each edge, summed there."""
-    ones = te.compute(ends.shape, lambda e: number(1, dtype), name="ones")
-    return _segments(emitter, ends, emitter.stage("ones", ones), (nodes,), dtype, "sum")
+    def body(item: Expr, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        starts, numbers, *buffers = inputs
+        y = part(outputs[0], item, shape[:1] if emitter.is_cpu else shape)
+        node, *feature = y.lead
+        start, stop = (tirx.Cast("int64", starts[place]) for place in (node, node + 1))
+        with _each(axes) as i:
+            y[i] = number(0, dtype)
+        with serial(start, stop) as position, _each(axes) as i:
+            edge = tirx.Cast("int64", numbers[position])
+            x = row(buffers, position, edge, (*feature, *i))
+            if reduce in ("sum", "mean"):
+                y[i] = y[i] + x
+            else:
+                y[i] = tirx.Select(position == start, x, combined(reduce, y[i], x))
+        if reduce == "mean":
+            count = tirx.Cast(dtype, te.max(stop - start, whole(1)))
+            with _each(axes) as i:
+                y[i] = y[i] / count
+
+    items = shape[0] if emitter.is_cpu else product(shape)
+    inputs = [*edges.tensors, *tensors]
+    return item_loops(emitter, items, body, inputs, [(shape, dtype)], f"reduce_{reduce}")[0]
 
 
 @emit(message.Aggregate, kind=Kind.ALONE)
 def _aggregate(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    kind, graph = op.result.type, op.graph.graph_type
-    sources = emitter.stage("sources", edge_ends(emitter, op.graph, args.graph, "src"))
-    ends = emitter.stage("ends", edge_ends(emitter, op.graph, args.graph, "dst"))
+    coo = op.graph.graph_type.format == "coo"
+    edges = incidence(emitter, op.graph, args.graph, "dst")
+    given = [args.graph if coo else args.graph[1], args.x]
+    # A kernel takes each tensor once, and the weight may be the operand itself.
+    weighted = op.weight is not None and op.weight is not op.x
+    given += [args.weight] if weighted else []
 
-    def row(*i: Expr) -> Expr:
-        x = args.x(sources(i[0]), *i[1:])
-        return x if args.weight is None else x * args.weight(*i[: op.weight.type.rank])
+    def row(buffers: Sequence[Any], position: Expr, edge: Expr, place: tuple[Expr, ...]) -> Expr:
+        sources, x = buffers[:2]
+        source = tirx.Cast("int64", sources[whole(0), edge] if coo else sources[position])
+        found = View(x, (source,))[place]
+        if op.weight is None:
+            return found
+        weights = View(buffers[2] if weighted else x, (edge,))
+        return found * weights[place[: op.weight.type.rank - 1]]
 
-    rows = emitter.stage(
-        "rows", te.compute(emitter.shape((graph.edges, *kind.shape[1:])), row, name="edge_rows")
-    )
-    return _segments(emitter, ends, rows, kind.shape, emitter.dtype(kind), op.reduce)
+    return _reduced(emitter, edges, given, row, op.result.type, op.reduce)
 
 
 @emit(message.SegmentReduce, kind=Kind.ALONE)
 def _segment_reduce(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    kind = op.result.type
-    ends = emitter.stage("ends", edge_ends(emitter, op.graph, args.graph, "dst"))
-    return _segments(emitter, ends, args.x, kind.shape, emitter.dtype(kind), op.reduce)
+    edges = incidence(emitter, op.graph, args.graph, "dst")
+
+    def row(buffers: Sequence[Any], position: Expr, edge: Expr, place: tuple[Expr, ...]) -> Expr:
+        return View(buffers[0], (edge,))[place]
+
+    return _reduced(emitter, edges, [args.x], row, op.result.type, op.reduce)
 
 
 @emit(message.EdgeSoftmax, kind=Kind.ALONE)
 def _edge_softmax(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    kind, nodes = op.score.type, op.graph.graph_type.ends(op.group)
-    dtype = emitter.dtype(kind)
-    shape = (nodes, *kind.shape[1:])
-    ends = emitter.stage("ends", edge_ends(emitter, op.graph, args.graph, op.group))
-    largest = emitter.stage("largest", _segments(emitter, ends, args.score, shape, dtype, "max"))
+    """The features of each node are independent; the largest score is taken out first."""
+    kind = op.score.type
+    dtype, shape = emitter.dtype(kind), emitter.shape(kind.shape)
+    edges = incidence(emitter, op.graph, args.graph, op.group)
+    items = emitter.shape((op.graph.graph_type.ends(op.group), *kind.shape[1:]))
 
-    def power(*i: Expr) -> Expr:
-        return tirx.exp(args.score(*i) - largest(ends(i[0]), *i[1:]))
+    def body(item: Expr, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        starts, numbers, scores = inputs
+        node, *feature = part(scores, item, items).lead
+        start, stop = (tirx.Cast("int64", starts[place]) for place in (node, node + 1))
+        x, y = View(scores, ()), View(outputs[0], ())
+        largest, total = local(dtype), local(dtype)
 
-    edges = emitter.shape(kind.shape)
-    powers = emitter.stage("powers", te.compute(edges, power, name="powers"))
-    total = emitter.stage("total", _segments(emitter, ends, powers, shape, dtype, "sum"))
-    return te.compute(edges, lambda *i: powers(*i) / total(ends(i[0]), *i[1:]), name="edge_softmax")
+        def place(position: Expr) -> tuple[Expr, ...]:
+            return (tirx.Cast("int64", numbers[position]), *feature)
+
+        with serial(start, stop) as k:
+            score = x[place(k)]
+            largest[0] = tirx.Select(k == start, score, combined("max", largest[0], score))
+        total[0] = number(0, dtype)
+        with serial(start, stop) as k:
+            y[place(k)] = tirx.exp(x[place(k)] - largest[0])
+            total[0] = total[0] + y[place(k)]
+        with serial(start, stop) as k:
+            y[place(k)] = y[place(k)] / total[0]
+
+    inputs = [*edges.tensors, args.score]
+    return item_loops(emitter, product(items), body, inputs, [(shape, dtype)], "edge_softmax")[0]
 
 
 @emit(message.Degree, kind=Kind.ALONE)
 def _degree(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    ends = emitter.stage("ends", edge_ends(emitter, op.graph, args.graph, op.side))
-    return _members(emitter, ends, op.graph.graph_type.ends(op.side), "float32")
+    starts = edge_starts(emitter, op.graph, args.graph, op.side)
+    return te.compute(
+        emitter.shape(op.result.type.shape),
+        lambda node: tirx.Cast("float32", starts(node + 1) - starts(node)),
+        name="degree",
+    )
 
 
 # -- topologies -----------------------------------------------------------------
@@ -205,20 +202,9 @@ def _coo(op: Any, emitter: Emitter, edge: Callable[[Expr, Expr], Expr], name: st
     return te.compute(shape, lambda row, e: tirx.Cast(index, edge(row, e)), name=name)
 
 
-def _both_ends(op: Any, args: Arguments, emitter: Emitter) -> tuple[Any, Any]:
-    """Functions of an edge that give its source and its destination."""
-    if op.graph.graph_type.format == "coo":
-        return tuple(  # type: ignore[return-value]  # a pair
-            lambda e, side=side: _end(op.graph, args.graph, e, side) for side in ("src", "dst")
-        )
-    return tuple(  # type: ignore[return-value]
-        emitter.stage(side, edge_ends(emitter, op.graph, args.graph, side)) for side in ("src", "dst")
-    )
-
-
 @emit(message.Reverse, kind=Kind.ALONE)
 def _reverse(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    source, destination = _both_ends(op, args, emitter)
+    source, destination = (edge_ends(emitter, op.graph, args.graph, side) for side in ("src", "dst"))
     return _coo(
         op, emitter, lambda row, e: tirx.Select(row == 0, destination(e), source(e)), "reversed_edges"
     )
@@ -226,7 +212,7 @@ def _reverse(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 
 @emit(message.SelfLoops, kind=Kind.ALONE)
 def _self_loops(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    source, destination = _both_ends(op, args, emitter)
+    source, destination = (edge_ends(emitter, op.graph, args.graph, side) for side in ("src", "dst"))
     edges = emitter.read_dim(op.graph.graph_type.edges)
 
     def edge(row: Expr, e: Expr) -> Expr:
@@ -238,20 +224,26 @@ def _self_loops(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 
 @emit(message.FromSegments, kind=Kind.ALONE)
 def _from_segments(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    """A row's segment is the number of segments that end at it or in front of it."""
     kind = op.out
-    other = emitter.axis(kind.nodes, "other")
+    segments, rows = emitter.dim(kind.nodes), emitter.dim(kind.edges)
 
-    def end(segment: Expr) -> Expr:
-        length = tirx.Cast("int64", args.lengths(other))
-        return te.sum(tirx.Select(other <= segment, length, number(0, "int64")), axis=other)
+    def add_up(item: Expr, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        ends = View(outputs[0], ())
+        with serial(0, segments) as k:
+            ends[k] = tirx.Cast("int64", inputs[0][k])
+            with when(k > 0):
+                ends[k] = ends[k] + ends[k - 1]
 
-    ends = emitter.stage("ends", te.compute([emitter.dim(kind.nodes)], end, name="segment_ends"))
-    over = emitter.axis(kind.nodes, "segment")
+    found = item_loops(emitter, whole(1), add_up, [args.lengths], [([segments], "int64")], "segment_ends")
+    ends = emitter.stage("ends", *found)
 
-    def holder(row: Expr) -> Expr:
-        passed = tirx.Select(ends(over) <= row, number(1, "int64"), number(0, "int64"))
-        return te.sum(passed, axis=over)
+    def hold(segment: Expr, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        # Lengths that do not add up to the rows must not write outside, nor leave a row without segment.
+        before = tirx.if_then_else(segment > 0, te.max(inputs[0][segment - 1], whole(0)), whole(0))
+        stop = tirx.Select(segment == segments - 1, rows, te.min(inputs[0][segment], rows))
+        with serial(before, stop) as row:
+            View(outputs[0], ())[row] = segment
 
-    holders = emitter.stage("holders", te.compute([emitter.dim(kind.edges)], holder, name="holders"))
+    held = item_loops(emitter, segments, hold, [ends], [([rows], "int64")], "holders")
+    holders = emitter.stage("holders", *held)
     return _coo(op, emitter, lambda row, e: tirx.Select(row == 0, e, holders(e)), "memberships")

@@ -27,8 +27,19 @@ def _limit(dtype: str, sign: int) -> Expr:
     return tirx.max_value(dtype) if sign > 0 else tirx.min_value(dtype)
 
 
-_largest = te.comm_reducer(lambda a, b: tirx.max(a, b), lambda dtype: _limit(dtype, -1), name="max")
-_smallest = te.comm_reducer(lambda a, b: tirx.min(a, b), lambda dtype: _limit(dtype, 1), name="min")
+def _keeping_nan(choose: Callable[[Expr, Expr], Expr]) -> Callable[[Expr, Expr], Expr]:
+    """max or min of two numbers; NaN where one of them is, as in PyTorch."""
+
+    def function(a: Expr, b: Expr) -> Expr:
+        if "float" not in str(a.ty.dtype):
+            return choose(a, b)
+        return tirx.Select(tirx.isnan(a), a, tirx.Select(tirx.isnan(b), b, choose(a, b)))
+
+    return function
+
+
+_largest = te.comm_reducer(_keeping_nan(tirx.max), lambda dtype: _limit(dtype, -1), name="max")
+_smallest = te.comm_reducer(_keeping_nan(tirx.min), lambda dtype: _limit(dtype, 1), name="min")
 _product = te.comm_reducer(lambda a, b: a * b, lambda dtype: tirx.const(1, dtype), name="product")
 
 _REDUCERS: dict[type[Op], Reducer] = {
@@ -109,7 +120,7 @@ def _arg_reduction(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         kind,
         (op.axis,),
         lambda *i: args.x(*i),
-        te.max if largest else te.min,
+        _largest if largest else _smallest,
         "extreme",
         keepdims=True,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from plait.frontends.nodes import elementwise
 from plait.frontends.onnx.call import Call
 from plait.frontends.onnx.operand import Operand
 from plait.frontends.onnx.registry import lowers
@@ -15,48 +16,17 @@ from plait.ir import types as t
 from plait.ir.ops import core, nn
 
 _UNARY: dict[str, Any] = {
-    "Abs": core.Abs,
-    "Acos": core.Acos,
-    "Acosh": core.Acosh,
-    "Asin": core.Asin,
-    "Asinh": core.Asinh,
-    "Atan": core.Atan,
-    "Atanh": core.Atanh,
-    "BitwiseNot": core.Not,
-    "Ceil": core.Ceil,
-    "Cos": core.Cos,
-    "Cosh": core.Cosh,
-    "Erf": core.Erf,
-    "Exp": core.Exp,
-    "Floor": core.Floor,
+    **elementwise.UNARY,
     "IsNaN": core.IsNan,
-    "Log": core.Log,
-    "Neg": core.Neg,
     "Not": core.Not,
-    "Reciprocal": core.Reciprocal,
-    "Round": core.Round,
-    "Sign": core.Sign,
-    "Sin": core.Sin,
-    "Sinh": core.Sinh,
-    "Sqrt": core.Sqrt,
-    "Tan": core.Tan,
     "Tanh": nn.Tanh,
 }
 _BINARY: dict[str, Any] = {
-    "Add": core.Add,
+    **elementwise.BINARY,
     "And": core.And,
-    "BitwiseAnd": core.And,
-    "BitwiseOr": core.Or,
-    "BitwiseXor": core.Xor,
-    "Div": core.Div,
-    "Equal": core.Eq,
-    "Greater": core.Gt,
     "GreaterOrEqual": core.Ge,
-    "Less": core.Lt,
     "LessOrEqual": core.Le,
-    "Mul": core.Mul,
     "Or": core.Or,
-    "Sub": core.Sub,
     "Xor": core.Xor,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plait.frontends.nodes.einsum import einsum
 from plait.frontends.onnx.call import Call
 from plait.frontends.onnx.registry import lowers
 from plait.ir import IntLike, TensorType, Value
@@ -28,6 +29,11 @@ def product(call: Call, left: Value, right: Value) -> Value:
     if len(a) == 1:
         del shape[len(shape) - (2 if len(b) > 1 else 1)]
     return call.emit(core.Reshape(y, out=y.shaped.with_shape(tuple(shape))))
+
+
+@lowers("Einsum", since=12)
+def contraction(call: Call) -> Value:
+    return einsum(call)
 
 
 @lowers("Gemm", since=7)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from plait.frontends.onnx import decide
+from plait.frontends.nodes import decide, shapes
+from plait.frontends.nodes.operand import object_array
 from plait.frontends.onnx.call import Call
-from plait.frontends.onnx.operand import Operand, object_array
+from plait.frontends.onnx.operand import Operand
 from plait.frontends.onnx.registry import lowers
-from plait.ir import IntLike, Value
+from plait.ir import Value
 from plait.ir import dims as d
 from plait.ir import types as t
 from plait.ir.ops import core
@@ -48,22 +49,7 @@ def reshape(call: Call) -> Value | Operand:
                 if axis >= len(source):
                     raise call.error(f"axis {axis} of the new shape copies a dim that the input lacks")
                 wanted[axis] = source[axis]
-    if -1 in wanted:
-        free = wanted.index(-1)
-        wanted[free] = _left_over(source, (*wanted[:free], *wanted[free + 1 :]))
-    return reshaped(call, tuple(wanted))
-
-
-def _left_over(source: Shape, known: Shape) -> IntLike:
-    """The dim that completes `known`; dims on both sides cancel before the division."""
-    above, below = list(source), []
-    for dim in known:
-        if dim in above:
-            above.remove(dim)
-        else:
-            below.append(dim)
-    total, divisor = d.product(above), d.product(below)
-    return 0 if divisor == 0 else d.floor_div(total, divisor)
+    return reshaped(call, shapes.completed(source, wanted))
 
 
 @lowers("Flatten")
@@ -135,46 +121,24 @@ def expand(call: Call) -> Value | Operand:
 
 @lowers("Tile", since=6)
 def tile(call: Call) -> Value | Operand:
-    """Each axis repeated: [d] -> [1, d] -> [r, d] -> [r * d]."""
-    shape, repeats = call.shape(0), call.dims(1, "the repeats")
+    repeats = call.dims(1, "the repeats")
     if all(r == 1 for r in repeats):
         return call.operand(0)
-    apart: list[IntLike] = []
-    wide: list[IntLike] = []
-    for dim, r in zip(shape, repeats, strict=True):
-        if r != 1:
-            apart.append(1)
-            wide.append(r)
-        apart.append(dim)
-        wide.append(dim)
-    y = call.broadcast(call.reshape(call.value(0), apart), wide)
-    whole = tuple(dim * r for dim, r in zip(shape, repeats, strict=True))
-    return call.emit(core.Reshape(y, out=y.shaped.with_shape(whole)))
+    return shapes.tile(call, call.value(0), repeats)
 
 
 @lowers("DepthToSpace")
 def depth_to_space(call: Call) -> Value:
     """Blocks of channels become squares of pixels; mode DCR puts the block axes in front, CRD behind."""
-    x, block = call.value(0), call.integer("blocksize", 1)
-    n, c, h, w = call.shape(0)
-    rest = c // (block * block)
-    if call.text("mode", "DCR") == "DCR":
-        y = call.transpose(call.reshape(x, (n, block, block, rest, h, w)), (0, 3, 4, 1, 5, 2))
-    else:
-        y = call.transpose(call.reshape(x, (n, rest, block, block, h, w)), (0, 1, 4, 2, 5, 3))
-    return call.emit(core.Reshape(y, out=y.shaped.with_shape((n, rest, h * block, w * block))))
+    behind = call.text("mode", "DCR") != "DCR"
+    return shapes.depth_to_space(call, call.value(0), call.integer("blocksize", 1), behind=behind)
 
 
 @lowers("SpaceToDepth")
 def space_to_depth(call: Call) -> Value:
     """Squares of pixels become channels; mode DCR puts the block axes in front, CRD behind."""
-    x, block = call.value(0), call.integer("blocksize", 1)
-    n, c, h, w = call.shape(0)
-    apart = call.reshape(x, (n, c, h // block, block, w // block, block))
     behind = call.text("mode", "DCR") == "CRD"
-    y = call.transpose(apart, (0, 1, 3, 5, 2, 4) if behind else (0, 3, 5, 1, 2, 4))
-    shape = (n, c * block * block, h // block, w // block)
-    return call.emit(core.Reshape(y, out=y.shaped.with_shape(shape)))
+    return shapes.space_to_depth(call, call.value(0), call.integer("blocksize", 1), behind=behind)
 
 
 @lowers("Trilu", since=14)

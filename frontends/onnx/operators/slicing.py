@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.frontends.onnx import decide
+from plait.frontends.nodes import decide
 from plait.frontends.onnx.call import Call
 from plait.frontends.onnx.operand import Operand
 from plait.frontends.onnx.registry import lowers

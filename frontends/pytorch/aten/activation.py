@@ -105,11 +105,18 @@ def prelu(build: Builder, x: Value, weight: Value) -> Value:
     return build.emit(nn.Prelu(x, build.cast(weight, build.out.dtype)))
 
 
+def _along_axis(build: Builder, op: type[nn.Softmax | nn.LogSoftmax], x: Value, dim: int) -> Value:
+    """A softmax in the element type of the result; a scalar is a row of one element."""
+    shape = build.kind(x).shape
+    row = build.reshape(build.cast(x, build.out.dtype), shape or (1,))
+    return build.reshape(build.emit(op(row, axis=dim)), shape)
+
+
 @register("aten.softmax.int", "aten._softmax.default")
 def softmax(build: Builder, x: Value, dim: int, dtype: DType | bool | None = None) -> Value:
-    return build.emit(nn.Softmax(build.cast(x, build.out.dtype), axis=dim))
+    return _along_axis(build, nn.Softmax, x, dim)
 
 
 @register("aten.log_softmax.int", "aten._log_softmax.default")
 def log_softmax(build: Builder, x: Value, dim: int, dtype: DType | bool | None = None) -> Value:
-    return build.emit(nn.LogSoftmax(build.cast(x, build.out.dtype), axis=dim))
+    return _along_axis(build, nn.LogSoftmax, x, dim)

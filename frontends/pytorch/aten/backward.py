@@ -47,6 +47,8 @@ def convolution_backward(
     by_weight: Value | None = None
     if output_mask[0] and is_transposed:
         by_input = convolve(build, grad, weight, None, steps, pads, gaps, groups)
+        for axis, size in enumerate(build.kind(x).shape[2:], start=2):
+            by_input = build.slice(by_input, axis, 0, size)  # a stride within the output padding adds windows
     elif output_mask[0]:
         extra = _rest(build, x, grad, weight, steps, pads, gaps)
         by_input = convolve_transposed(build, grad, weight, None, steps, pads, extra, groups, gaps)

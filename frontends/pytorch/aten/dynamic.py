@@ -22,6 +22,8 @@ BINDS_SIZES = frozenset(
 
 @register("aten.nonzero.default")
 def nonzero(build: Builder, x: Value) -> Value:
+    if 0 in build.kind(x).shape:  # the only size that torch knows in advance
+        return build.full(0, build.out.dtype, build.out.shape)
     return build.emit(core.Nonzero(x, count=build.count()))
 
 

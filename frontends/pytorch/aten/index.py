@@ -205,7 +205,10 @@ def topk(
 
 @register("aten.sort.default")
 def sort(build: Builder, x: Value, dim: int = -1, descending: bool = False) -> tuple[Value, ...]:
-    return build.emit_all(core.Sort(x, axis=build.axis(dim, build.kind(x).rank), descending=descending))
+    rank = build.kind(x).rank
+    if not rank:
+        return x, build.full(0, t.i64)
+    return build.emit_all(core.Sort(x, axis=build.axis(dim, rank), descending=descending))
 
 
 @register("aten.sort.stable")

@@ -182,11 +182,19 @@ def _window_sums(build: Builder, x: Value, kernel: _Sizes, stride: _Sizes, pads:
 
 
 def _integer_average(
-    build: Builder, x: Value, kernel: _Sizes, stride: _Sizes, pads: _Sizes, count_pad: bool
+    build: Builder,
+    x: Value,
+    kernel: _Sizes,
+    stride: _Sizes,
+    pads: _Sizes,
+    count_pad: bool,
+    divisor: int | None,
 ) -> Value:
-    """Quotients of whole sums and counts, truncated toward zero."""
+    """Quotients of whole sums and counts, or of sums and one divisor, truncated toward zero."""
     kind, spatial = build.kind(x), len(kernel)
     total = _window_sums(build, build.cast(x, t.f64), kernel, stride, pads)
+    if divisor is not None:
+        return build.div(build.cast(build.emit(core.Round(total)), kind.dtype), divisor)
     ones = build.full(1, t.f64, (1, 1, *kind.shape[2:]))
     if count_pad:
         sides = (0, 0, *pads)
@@ -213,9 +221,7 @@ def _avg_pools(
     x, single = batched(build, x, spatial)
     dtype = build.kind(x).dtype
     if dtype.is_integer:
-        if divisor_override is not None:
-            build.refuse("divisor_override on integers")
-        y = _integer_average(build, x, kernel, steps, pads, count_include_pad)
+        y = _integer_average(build, x, kernel, steps, pads, count_include_pad, divisor_override)
     elif divisor_override is not None:
         y = build.div(_window_sums(build, x, kernel, steps, pads), divisor_override)
     else:

@@ -124,7 +124,7 @@ _MAKES: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 def convolution(call: Call) -> Operand | Phases:
     spatial = call.rank(1) - 2
     phases = call.item(0)
-    if isinstance(phases, Phases) and _undilated(call, spatial, len(phases.blocks)):
+    if isinstance(phases, Phases) and _undilated(call, spatial, phases):
         return phases.convolved(call, convolution)
     if spatial not in _MAKES or call.rank(0) != spatial + 2:
         raise call.unsupported(f"a convolution over {spatial} axes with {call.rank(0) - 2} spatial ones")
@@ -140,10 +140,11 @@ def convolution(call: Call) -> Operand | Phases:
     return from_layout(call, call.emit(op))
 
 
-def _undilated(call: Call, spatial: int, blocks: int) -> bool:
-    """Whether a convolution between SpaceToBatchND and BatchToSpaceND is a dilated one written out."""
+def _undilated(call: Call, spatial: int, phases: Phases) -> bool:
+    """Whether a convolution behind SpaceToBatchND may be a dilated one written out: the first one only."""
     return (
-        spatial == blocks
+        phases.dilated is None
+        and spatial == len(phases.blocks)
         and channels_last_data(call)
         and call.text("padding", "VALID") == "VALID"
         and set(spatial_attribute(call, "strides", spatial)) == {1}
@@ -165,7 +166,7 @@ def _groups(call: Call, channels: IntLike, per_group: IntLike) -> int:
 def depthwise_convolution(call: Call) -> Operand | Phases:
     """Each channel with its own `multiplier` filters: [h, w, channels, multiplier] weights."""
     phases = call.item(0)
-    if isinstance(phases, Phases) and _undilated(call, 2, len(phases.blocks)):
+    if isinstance(phases, Phases) and _undilated(call, 2, phases):
         return phases.convolved(call, depthwise_convolution)
     h, w, channels, multiplier = require_known(call, call.shape(1), "the kernel")
     stride = spatial_attribute(call, "strides", 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from plait.frontends.nodes import elementwise
 from plait.frontends.tensorflow.call import Call
 from plait.frontends.tensorflow.operand import Item, Operand
 from plait.frontends.tensorflow.registry import lowers
@@ -12,63 +13,32 @@ from plait.ir import types as t
 from plait.ir.ops import core
 
 _UNARY: dict[str, Any] = {
-    "Abs": core.Abs,
-    "Acos": core.Acos,
-    "Acosh": core.Acosh,
-    "Asin": core.Asin,
-    "Asinh": core.Asinh,
-    "Atan": core.Atan,
-    "Atanh": core.Atanh,
-    "BitwiseNot": core.Not,
-    "Ceil": core.Ceil,
-    "Cos": core.Cos,
-    "Cosh": core.Cosh,
-    "Erf": core.Erf,
-    "Exp": core.Exp,
+    **elementwise.UNARY,
     "Expm1": core.Expm1,
-    "Floor": core.Floor,
     "Inv": core.Reciprocal,
     "Invert": core.Not,
     "IsInf": core.IsInf,
     "IsNan": core.IsNan,
-    "Log": core.Log,
     "Log1p": core.Log1p,
     "LogicalNot": core.Not,
-    "Neg": core.Neg,
-    "Reciprocal": core.Reciprocal,
     "Rint": core.Round,
-    "Round": core.Round,
     "Rsqrt": core.Rsqrt,
-    "Sign": core.Sign,
-    "Sin": core.Sin,
-    "Sinh": core.Sinh,
-    "Sqrt": core.Sqrt,
-    "Tan": core.Tan,
 }
 _BINARY: dict[str, Any] = {
-    "Add": core.Add,
+    **elementwise.BINARY,
     "AddV2": core.Add,
     "Atan2": core.Atan2,
-    "BitwiseAnd": core.And,
-    "BitwiseOr": core.Or,
-    "BitwiseXor": core.Xor,
-    "Div": core.Div,
-    "Equal": core.Eq,
     "FloorDiv": core.FloorDiv,
     "FloorMod": core.Remainder,
-    "Greater": core.Gt,
     "GreaterEqual": core.Ge,
-    "Less": core.Lt,
     "LessEqual": core.Le,
     "LogicalAnd": core.And,
     "LogicalOr": core.Or,
     "Maximum": core.Maximum,
     "Minimum": core.Minimum,
-    "Mul": core.Mul,
     "NotEqual": core.Ne,
     "Pow": core.Pow,
     "RealDiv": core.Div,
-    "Sub": core.Sub,
     "TruncateDiv": core.Div,
 }
 #: Rounding is the identity on integers.

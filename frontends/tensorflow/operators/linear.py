@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from plait.frontends.nodes.einsum import einsum
 from plait.frontends.tensorflow.call import Call
 from plait.frontends.tensorflow.operand import Operand
 from plait.frontends.tensorflow.registry import lowers
@@ -70,16 +71,10 @@ def batched_matmul(call: Call) -> Operand:
 
 
 @lowers("Einsum")
-def einsum(call: Call) -> Operand:
-    """As transposes, sums and batched matrix products."""
-    from plait.frontends.onnx.operators.einsum import einsum as contract
-
+def contraction(call: Call) -> Operand:
+    """As a dense layer where it is one, else as transposes, sums and batched matrix products."""
     dense = _dense_einsum(call)
-    if dense is not None:
-        return dense
-    like: Any = call  # it asks a node for the same things as this one offers
-    made: Any = contract(like)
-    return Operand.of(made.value if not isinstance(made, Value) else made)
+    return Operand.of(einsum(call)) if dense is None else dense
 
 
 def _dense_einsum(call: Call) -> Operand | None:

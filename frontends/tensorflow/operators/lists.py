@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from plait.frontends.nodes.operand import object_array
 from plait.frontends.tensorflow.call import Call
-from plait.frontends.tensorflow.operand import Item, Operand, Slot, TensorList, object_array
+from plait.frontends.tensorflow.operand import Item, Operand, Slot, TensorList
 from plait.frontends.tensorflow.registry import lowers
 from plait.ir import IntLike, TensorType, Value
 from plait.ir import types as t

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from plait.frontends.onnx import decide
+from plait.frontends.nodes import decide
+from plait.frontends.nodes.operand import object_array
 from plait.frontends.tensorflow.call import Call
-from plait.frontends.tensorflow.operand import Handle, Item, Operand, Slot, TensorList, object_array
+from plait.frontends.tensorflow.operand import Handle, Item, Operand, Slot, TensorList
 from plait.frontends.tensorflow.outline import Outline
 from plait.frontends.tensorflow.regions import captured, parameter, probe, traced
 from plait.ir import IntLike, TensorType, Value

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from plait.frontends.nodes.operand import object_array
 from plait.frontends.tensorflow.call import Call
 from plait.frontends.tensorflow.elements import channels_first, channels_last
-from plait.frontends.tensorflow.operand import Operand, object_array
+from plait.frontends.tensorflow.operand import Operand, Phases
 from plait.frontends.tensorflow.registry import lowers
 from plait.ir import IntLike, Value
 from plait.ir import dims as d
@@ -109,7 +110,16 @@ def _left_over(source: Shape, known: Shape) -> IntLike:
 
 
 @lowers("Squeeze")
-def squeeze(call: Call) -> Operand:
+def squeeze(call: Call) -> Operand | Phases:
+    phases, squeezed = call.item(0), call.integers("squeeze_dims")
+    if isinstance(phases, Phases) and phases.dilated is not None and len(squeezed) == 1:
+        axis = call.normalise(squeezed[0], len(phases.blocks) + 2)
+        if 0 < axis <= len(phases.blocks) and phases.blocks[axis - 1] == 1:
+            return phases.without_axis(call, axis, _squeezed)
+    return _squeezed(call)
+
+
+def _squeezed(call: Call) -> Operand:
     shape = call.shape(0)
     axes = call.integers("squeeze_dims")
     gone = {call.normalise(a, len(shape)) for a in axes} or {i for i, dim in enumerate(shape) if dim == 1}
@@ -135,7 +145,16 @@ def _without_spatial(call: Call, gone: set[int]) -> Operand | None:
 
 
 @lowers("ExpandDims")
-def expand_dims(call: Call) -> Operand:
+def expand_dims(call: Call) -> Operand | Phases:
+    phases = call.item(0)
+    if isinstance(phases, Phases) and phases.dilated is None:
+        axis = call.normalise(int(call.number(1, "the axis")), phases.source.rank + 1)
+        if 0 < axis <= len(phases.blocks):
+            return phases.with_axis(call, axis, _expanded)
+    return _expanded(call)
+
+
+def _expanded(call: Call) -> Operand:
     operand = call.operand(0)
     rank = operand.rank
     axis = call.normalise(int(call.number(1, "the axis")), rank + 1)

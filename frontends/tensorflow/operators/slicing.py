@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from plait.frontends.onnx import decide
+from plait.frontends.nodes import decide
 from plait.frontends.tensorflow.call import Call
 from plait.frontends.tensorflow.operand import Operand
 from plait.frontends.tensorflow.registry import lowers

@@ -133,3 +133,15 @@ def test_scales_of_blocks_at_run_time(code: int) -> None:
     shapes = {"x": (code, (2, 7)), "scale": (TensorProto.FLOAT, (2, 3))}
     back = lower_onnx(node("DequantizeLinear", shapes, TensorProto.FLOAT, axis=1, block_size=3))
     assert_close(interpreted(back, [stored, scale])[0], wanted.astype(np.float32) * wide)
+
+
+@pytest.mark.parametrize("code", [TensorProto.COMPLEX64, TensorProto.COMPLEX128])
+def test_a_complex_scalar_constant(code: int) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(code)
+    scalar = onnx.numpy_helper.from_array(np.array(2.0 - 1.5j, dtype), "s")
+    result = helper.make_tensor_value_info("y", code, [])
+    node_ = helper.make_node("Identity", ["s"], ["y"])
+    model = helper.make_model(helper.make_graph([node_], "g", [], [result], [scalar]))
+    (found,) = interpret(lower_onnx(model), [])
+    assert found.numpy() == np.array(2.0 - 1.5j, dtype)
+    assert found.numpy().dtype == dtype

@@ -56,6 +56,34 @@ def test_rows_keep_their_layout_too(keras, check, model, rng, between_convolutio
     assert between_convolutions(check(net, image(rng, 2, 16, 3))) == []
 
 
+def test_dilated_rows_are_dilated_convolutions(keras, check, model, rng, between_convolutions):
+    """TensorFlow writes them with SpaceToBatchND, around the axis of size 1 that its rows get."""
+    L = keras.layers
+    net = model(
+        (20, 4),
+        L.Conv1D(6, 3, dilation_rate=2, padding="same"),
+        L.Conv1D(4, 2, dilation_rate=4, padding="causal"),
+        L.SeparableConv1D(5, 3, dilation_rate=3),
+        L.Conv1D(2, 3),
+    )
+    graph = check(net, image(rng, 2, 20, 4))
+    dilations = [op.dilation for op in graph.walk() if isinstance(op, nn.Conv2d)]
+    assert dilations == [(1, 2), (1, 4), (1, 3), (1, 1), (1, 1)]
+    assert between_convolutions(graph) == []
+
+
+@pytest.mark.parametrize("groups", [1, 3, -1])
+@pytest.mark.parametrize("size", [(7,), (5, 4), (None, None), (3, 4, 2)])
+def test_group_normalisation(keras, check, model, rng, between_convolutions, size, groups):
+    L = keras.layers
+    make = {1: L.Conv1D, 2: L.Conv2D, 3: L.Conv3D}[len(size)]
+    net = model((*size, 4), make(6, 2), L.GroupNormalization(groups, epsilon=1e-2), make(2, 1))
+    graph = check(net, image(rng, 2, *(dim or 5 for dim in size), 4))
+    (norm,) = (op for op in graph.walk() if isinstance(op, nn.GroupNorm))
+    assert (norm.groups, norm.epsilon) == (6 if groups == -1 else groups, 1e-2)
+    assert between_convolutions(graph) == []
+
+
 def test_transposes_of_the_source_stay(keras, check, model, rng, between_convolutions):
     """Rows and columns exchanged: that is no change of layout."""
     L = keras.layers
@@ -71,6 +99,20 @@ def test_layouts_that_the_source_changes_itself(tf, check, rng):
 
     graph = check(planar, image(rng, 2, 3, 6, 6))
     assert [op.opname for op in graph.walk()] == ["nn.conv2d"]
+
+
+def test_a_second_convolution_of_phases_reads_the_first(tf, check, rng):
+    kernels = [image(rng, 3, 3, 2, 2) for _ in range(2)]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 2], tf.float32, name="x")])
+    def net(x):
+        y = tf.space_to_batch(x, [2, 2], [[4, 4], [4, 4]])
+        for kernel in kernels:
+            y = tf.nn.conv2d(y, kernel, 1, "VALID")
+        return tf.batch_to_space(y, [2, 2], [[0, 0], [0, 0]])
+
+    graph = check(net, image(rng, 2, 8, 8, 2))
+    assert sum(isinstance(op, nn.Conv2d) for op in graph.walk()) == 2
 
 
 def test_names_and_locations(keras, model):

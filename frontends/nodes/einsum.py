@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from plait.frontends.onnx.call import Call
-from plait.frontends.onnx.operand import Operand
-from plait.frontends.onnx.registry import lowers
+from plait.frontends.nodes.call import NodeCall
 from plait.ir import IntLike, TensorType, Value
 from plait.ir import dims as d
 from plait.ir import types as t
@@ -14,6 +13,7 @@ from plait.ir.ops import core, linalg
 
 #: Labels that stand for the axes of an ellipsis, from the right.
 _ELLIPSIS = "0123456789"
+Call = NodeCall[Any]
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,14 @@ class Term:
     labels: str
 
 
-@lowers("Einsum", since=12)
-def einsum(call: Call) -> Value | Operand:
-    """Operands are contracted from left to right; a label that nobody needs any more is summed."""
+def einsum(call: Call) -> Value:
+    """The inputs under the node's attribute `equation`.
+
+    They are contracted from left to right; a label that nobody needs any more is summed.
+
+    Raises:
+        LoweringError: the equation does not fit the inputs.
+    """
     terms, output = _parsed(call)
     sizes = _sizes(call, terms)
     terms = [_diagonal(call, term) for term in terms]
@@ -36,7 +41,7 @@ def einsum(call: Call) -> Value | Operand:
         total = _contracted(call, total, term, later, sizes)
     total = _summed(call, total, set(output))
     order = [total.labels.index(label) for label in output]
-    return Operand.of(call.transpose(total.value, order))
+    return call.transpose(total.value, order)
 
 
 def _parsed(call: Call) -> tuple[list[Term], str]:
