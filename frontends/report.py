@@ -69,6 +69,21 @@ class UnsupportedError(LoweringError):
         }
 
 
+class UnsupportedForm(LoweringError):
+    """One call of a supported operator in a form that has no lowering.
+
+    A frontend goes on to the other operators and lists all such calls at the end.
+
+    Attributes:
+        operator: its name as the report spells it.
+        place: where it is called.
+    """
+
+    def __init__(self, what: str, *, operator: str, place: str, where: str, why: str, remedy: str) -> None:
+        self.operator, self.place = operator, place
+        super().__init__(what, where=where, why=why, remedy=remedy)
+
+
 class Report:
     """Collects operators that cannot be lowered, by name and reason, in order of appearance.
 
@@ -109,6 +124,11 @@ class Report:
     def entries(self) -> tuple[Unsupported, ...]:
         """What was recorded, the most frequent operator first."""
         return tuple(sorted(self._entries.values(), key=lambda entry: -entry.count))
+
+    def add_forms(self, forms: Iterable[UnsupportedForm]) -> None:
+        """Record calls in unsupported forms."""
+        for form in forms:
+            self.add(form.operator, form.place, form.what)
 
     def error(self, model: str, where: str | None = None) -> UnsupportedError:
         """One error that lists every entry."""

@@ -11,6 +11,8 @@ from plait.frontends.nodes.call import NodeCall
 from plait.frontends.onnx.builder import Builder
 from plait.frontends.onnx.elements import element_of
 from plait.frontends.onnx.operand import Operand
+from plait.frontends.onnx.report import spelt
+from plait.frontends.report import UnsupportedForm
 from plait.ir import DType, LoweringError, Value
 
 if TYPE_CHECKING:
@@ -111,11 +113,14 @@ class Call(NodeCall[Operand]):
     def where(self) -> str:
         return f"{self.file}: node '{self.label}' ({self.op_type})"
 
-    def unsupported(self, what: str, remedy: str | None = None) -> LoweringError:
-        """A LoweringError that says this form of the operator has no lowering."""
-        domain = f', domain="{self.domain}"' if self.domain else ""
-        return self.error(
+    def unsupported(self, what: str, remedy: str | None = None) -> UnsupportedForm:
+        """The error that this form of the operator has no lowering; the walk goes on before it is raised."""
+        operator = spelt(self.domain, self.op_type)
+        return UnsupportedForm(
             f"{what} has no lowering",
+            operator=operator,
+            place=f"node '{self.label}'",
+            where=self.where,
             why="the IR has no op for this form of the operator",
-            remedy=remedy or f'register a rule with @plait.frontends.onnx.lowers("{self.op_type}"{domain})',
+            remedy=remedy or f'register a rule with @plait.frontends.register("{operator}")',
         )

@@ -17,9 +17,10 @@ from plait.frontends.onnx.folding import fold
 from plait.frontends.onnx.inputs import Dynamic, lower_inputs
 from plait.frontends.onnx.load import Source
 from plait.frontends.onnx.operand import Operand
-from plait.frontends.onnx.places import has_origin, node_label, node_location, node_name
+from plait.frontends.onnx.places import has_origin, names_read, node_label, node_location, node_name
 from plait.frontends.onnx.registry import canonical_domain, find_rule
-from plait.frontends.onnx.report import Unsupported, unsupported_error
+from plait.frontends.onnx.report import Unsupported, new_report, unsupported_error
+from plait.frontends.report import UnsupportedForm
 from plait.ir import Graph, InputError, Loc, LoweringError, Value, VerifyError
 
 #: How many nodes functions and unrolled loops may add to those of the model.
@@ -78,7 +79,7 @@ class _Lowering:
         for port, kind in types.items():
             scope.values[port] = Operand.of(graph.add_input(self.builder.reserved[port], kind))
         self._initialisers(model, scope)
-        self._walk(model.node, scope)
+        self._walk_reporting(model.node, scope)
         results: list[Value] = []
         for info in model.output:
             operand = scope.find(info.name)
@@ -131,8 +132,30 @@ class _Lowering:
                 entry.nodes.append(node_label(node))
 
     # -- the walk -----------------------------------------------------------------------
-    def _walk(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
+    def _walk_reporting(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
+        """Lower the nodes of the model; those in unsupported forms are all reported together.
+
+        What reads the result of one of them is passed over.
+        """
+        forms: list[UnsupportedForm] = []
+        absent: set[str] = set()
         for index, node in enumerate(nodes):
+            if absent.isdisjoint(names_read(node)):
+                try:
+                    self._walk((node,), scope, index)
+                    continue
+                except UnsupportedForm as form:
+                    forms.append(form)
+            absent.update(name for name in node.output if name)
+        if len(forms) == 1:
+            raise forms[0]
+        if forms:
+            report = new_report()
+            report.add_forms(forms)
+            raise report.error("the model", self.source.file)
+
+    def _walk(self, nodes: Iterable[onnx.NodeProto], scope: Scope, first: int = 0) -> None:
+        for index, node in enumerate(nodes, first):
             self._walked += 1
             if self._walked > NODE_LIMIT + len(self.source.model.graph.node):
                 raise LoweringError(

@@ -34,6 +34,17 @@ def node_name(node: onnx.NodeProto) -> str:
     return readable(name)
 
 
+def names_read(node: onnx.NodeProto) -> set[str]:
+    """Names of the values that a node may read, those read inside its subgraphs included."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            found.update(info.name for info in graph.output)
+            for inner in graph.node:
+                found |= names_read(inner)
+    return found - {""}
+
+
 def node_location(node: onnx.NodeProto, file: str, index: int) -> Loc:
     """Module path and user line where torch's exporter left them, else node name, file and node index."""
     metadata = _metadata(node)

@@ -38,12 +38,17 @@ def spelt(domain: str, op_type: str) -> str:
 
 def unsupported_error(found: Iterable[Unsupported], file: str) -> UnsupportedError:
     """One error that lists every operator without a lowering and says how to add one."""
-    report = Report(_supported, "rule(call)")
+    report = new_report()
     for entry in found:
         for node in entry.nodes:
             place = f"node '{node}'" + (f" ({entry.note})" if entry.note else "")
             report.add(entry.name, f"{place} under opset {entry.version}")
     return report.error("the model", file)
+
+
+def new_report() -> Report:
+    """An empty report on ONNX operators."""
+    return Report(_supported, "rule(call)")
 
 
 def _supported() -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plait.frontends.nodes.call import NodeCall
+from plait.frontends.report import UnsupportedForm
 from plait.frontends.tensorflow.builder import Builder
 from plait.frontends.tensorflow.elements import channels_first, element_of
 from plait.frontends.tensorflow.operand import Handle, Item, Operand, Phases, TensorList
@@ -171,10 +172,14 @@ class Call(NodeCall[Operand]):
     def where(self) -> str:
         return f"{self.lowering.source.label}: node '{self.label}' ({self.op_type})"
 
-    def unsupported(self, what: str, remedy: str | None = None) -> LoweringError:
-        """A LoweringError that says this form of the op has no lowering."""
-        return self.error(
+    def unsupported(self, what: str, remedy: str | None = None) -> UnsupportedForm:
+        """The error that this form of the op has no lowering; the walk goes on before it is raised."""
+        return UnsupportedForm(
             f"{what} has no lowering",
+            operator=self.op_type,
+            place=f"'{self.label}'",
+            where=self.where,
             why="the IR has no op for this form of the op",
-            remedy=remedy or f'register a rule with @plait.frontends.tensorflow.lowers("{self.op_type}")',
+            remedy=remedy
+            or f'register a rule with @plait.frontends.register("tf::{self.op_type}", replace=True)',
         )

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from plait.frontends.registry import load_extensions
-from plait.frontends.report import Report
+from plait.frontends.report import Report, UnsupportedForm
 from plait.frontends.tensorflow import operators  # noqa: F401  # registers the rules
 from plait.frontends.tensorflow.attributes import attribute_value, output_count
 from plait.frontends.tensorflow.builder import Builder
@@ -63,7 +63,7 @@ class Lowering:
             value = graph.add_input(graph.free_name(readable(port.name)), kind)
             scope.values[port.node] = Operand.of(value)
         scope.values.update(self.source.captures)
-        items = self.walk(scope, self.source.results)
+        items = self._walk_reporting(scope, self.source.results)
         results = []
         for item, result in zip(items, self.source.results, strict=True):
             if not isinstance(item, Operand):
@@ -81,7 +81,7 @@ class Lowering:
     # -- what has no lowering ---------------------------------------------------------
     def _reject_unsupported(self) -> None:
         load_extensions()
-        report = Report(supported_operators, "rule(call)", spelt=lambda op_type: f"tf::{op_type}")
+        report = _new_report()
         given = {port.node for port in self.source.ports} | set(self.source.captures)
         self._scan(self.source.nodes, self.source.results, given, report, set())
         if report:
@@ -117,20 +117,46 @@ class Lowering:
                 report.add(str(node.op), f"'{node.name}' ({loc.readable()})")
 
     # -- the walk -----------------------------------------------------------------------
+    def _walk_reporting(self, scope: Scope, results: Sequence[str]) -> list[Item]:
+        """Lower what `results` need; nodes in unsupported forms are all reported together.
+
+        What reads the result of one of them is passed over.
+        """
+        forms: list[UnsupportedForm] = []
+        absent: set[str] = set()
+        for node in needed_nodes(scope.nodes, results, scope.values):
+            if absent.isdisjoint(edge.lstrip("^").partition(":")[0] for edge in node.input):
+                try:
+                    self._lower_node(node, scope)
+                    continue
+                except UnsupportedForm as form:
+                    forms.append(form)
+            absent.add(node.name)
+        if len(forms) == 1:
+            raise forms[0]
+        if forms:
+            report = _new_report()
+            report.add_forms(forms)
+            raise report.error(self.source.label)
+        return [self._find(scope, name) for name in results]
+
     def walk(self, scope: Scope, results: Sequence[str]) -> list[Item]:
         """Lower what `results` need; returns what these edges carry."""
         for node in needed_nodes(scope.nodes, results, scope.values):
-            path = str(node.name)
-            if scope.prefix and path.partition("/")[0] != scope.prefix.partition("/")[0]:
-                path = f"{scope.prefix}/{path}"
-            self.builder.loc = self.source.places.location(path, scope.loc)
-            attributes = {
-                name: attribute_value(attribute, path)
-                for name, attribute in node.attr.items()
-                if not name.startswith("_")
-            }
-            self._store(node, self._node(node, attributes, path, scope), attributes, scope)
+            self._lower_node(node, scope)
         return [self._find(scope, name) for name in results]
+
+    def _lower_node(self, node: Any, scope: Scope) -> None:
+        path = str(node.name)
+        if scope.prefix and path.partition("/")[0] != scope.prefix.partition("/")[0]:
+            path = f"{scope.prefix}/{path}"
+        self.builder.loc = self.source.places.location(path, scope.loc)
+        attributes = {
+            name: attribute_value(attribute, path)
+            for name, attribute in node.attr.items()
+            if not name.startswith("_")
+        }
+        self._store(node, self._node(node, attributes, path, scope), attributes, scope)
 
     def _find(self, scope: Scope, name: str) -> Item:
         item = scope.values.get(name)
@@ -241,3 +267,7 @@ def needed_nodes(nodes: Mapping[str, Any], results: Iterable[str], given: Iterab
         inputs = [edge.partition(":")[0] for edge in nodes[name].input if not edge.startswith("^")]
         pending += [(edge, False) for edge in reversed(inputs) if edge not in order and edge not in known]
     return list(order.values())
+
+
+def _new_report() -> Report:
+    return Report(supported_operators, "rule(call)", spelt=lambda op_type: f"tf::{op_type}")

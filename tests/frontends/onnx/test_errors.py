@@ -208,3 +208,20 @@ def test_sequences():
     model.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
     with pytest.raises(LoweringError, match="the input is a sequence_type"):
         lower_onnx(model)
+
+
+def test_unsupported_forms_are_reported_together():
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 16]> g (float[1, 2, 4, 4] x, float[1, 2, 3, 3, 3, 3] z)'
+        " => (float[1, 2, 1, 1] y, float[1, 2, 3, 3, 3, 3] w, float[1, 2, 3, 3, 3, 3] v)"
+        " { [a] y = GlobalAveragePool(x)  [b] p = MaxPool<kernel_shape = [1, 1, 1, 1]>(z)"
+        "   [c] w = Relu(p)  [d] v = AveragePool<kernel_shape = [1, 1, 1, 1]>(z) }"
+    )
+    with pytest.raises(LoweringError) as caught:
+        lower_onnx(model)
+    entries = caught.value.to_dict()["operators"]
+    assert [(entry["operator"], entry["places"]) for entry in entries] == [
+        ("onnx::MaxPool", ["node 'b'"]),
+        ("onnx::AveragePool", ["node 'd'"]),
+    ]
+    assert "pooling over 4 axes has no lowering" in str(caught.value)

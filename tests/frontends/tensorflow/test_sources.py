@@ -171,6 +171,25 @@ def test_one_report_of_everything_unsupported(tf):
     assert '@register("tf::BesselI0")' in text
 
 
+def test_unsupported_forms_are_reported_together(tf):
+    @tf.function(input_signature=[tf.TensorSpec([1, 4, 4, 6], tf.float32, name="x")])
+    def net(x):
+        first = tf.nn.max_pool(x, [1, 1, 1, 2], [1, 1, 1, 2], "VALID", name="first")
+        second = tf.nn.max_pool(x, [1, 1, 1, 3], [1, 1, 1, 3], "VALID", name="second")
+        return tf.nn.relu(first), second + 1
+
+    with pytest.raises(LoweringError) as caught:
+        lower_tensorflow(net)
+    entries = caught.value.to_dict()["operators"]
+    assert [(entry["operator"], entry["places"]) for entry in entries] == [
+        ("MaxPool", ["'first'"]),
+        ("MaxPool", ["'second'"]),
+    ]
+    assert "pooling with ksize [1, 1, 1, 3], over the batch or the channels, has no lowering" in str(
+        caught.value
+    )
+
+
 def test_rules_of_the_user(tf, check, rng):
     @tf.function(input_signature=[tf.TensorSpec([3], tf.float32, name="x")])
     def net(x):
