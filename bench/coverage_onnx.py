@@ -221,16 +221,16 @@ def run_all(
 ) -> dict[tuple[int, str], dict[str, Any]]:
     """Outcome by index of the case and target."""
     found: dict[tuple[int, str], dict[str, Any]] = {}
-    todo: list[tuple[int, str]] = []
+    remaining: list[tuple[int, str]] = []
     for index, case in enumerate(cases):
         for target in targets:
             if case.left_out:
                 found[index, target] = {"outcome": "excluded", "why": case.left_out}
             else:
-                todo.append((index, target))
-    pending = iter(todo)
-    workers = [_start(cases) for _ in range(min(jobs, max(len(todo), 1)))]
-    for _ in track(range(len(todo)), "tests", console=console, disable=not console.is_terminal):
+                remaining.append((index, target))
+    pending = iter(remaining)
+    workers = [_start(cases) for _ in range(min(jobs, max(len(remaining), 1)))]
+    for _ in track(range(len(remaining)), "tests", console=console, disable=not console.is_terminal):
         while not (finished := _step(workers, pending, cases, timeout)):
             continue
         found.update(finished)
