@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from plait.frontends.nodes import shapes
 from plait.frontends.nodes.operand import object_array
 from plait.frontends.tensorflow.call import Call
 from plait.frontends.tensorflow.elements import channels_first, channels_last
 from plait.frontends.tensorflow.operand import Operand, Phases
 from plait.frontends.tensorflow.registry import lowers
-from plait.ir import IntLike, Value
+from plait.ir import Value
 from plait.ir import dims as d
 from plait.ir import types as t
 from plait.ir.ops import core
@@ -90,23 +91,7 @@ def _spread(shape: Shape, permutation: tuple[int, ...]) -> bool:
 @lowers("Reshape")
 def reshape(call: Call) -> Operand:
     """-1 takes what is left."""
-    source, wanted = call.shape(0), list(call.dims(1, "the shape"))
-    if -1 in wanted:
-        free = wanted.index(-1)
-        wanted[free] = _left_over(source, (*wanted[:free], *wanted[free + 1 :]))
-    return reshaped(call, tuple(wanted))
-
-
-def _left_over(source: Shape, known: Shape) -> IntLike:
-    """The dim that completes `known`; dims on both sides cancel before the division."""
-    above, below = list(source), []
-    for dim in known:
-        if dim in above:
-            above.remove(dim)
-        else:
-            below.append(dim)
-    total, divisor = d.product(above), d.product(below)
-    return 0 if divisor == 0 else d.floor_div(total, divisor)
+    return reshaped(call, shapes.completed(call.shape(0), call.dims(1, "the shape")))
 
 
 @lowers("Squeeze")
@@ -239,20 +224,8 @@ def tile(call: Call) -> Operand:
     if all(r == 1 for r in repeats):
         return call.operand(0)
     x, axis_of, wrap = call.held(0)
-    apart: list[IntLike] = []
-    wide: list[IntLike] = []
-    whole: list[IntLike] = []
     by_axis = {axis_of(axis): r for axis, r in enumerate(repeats)}
-    for axis, dim in enumerate(x.shaped.shape):
-        r = by_axis[axis]
-        if r != 1:
-            apart.append(1)
-            wide.append(r)
-        apart.append(dim)
-        wide.append(dim)
-        whole.append(dim * r)
-    y = call.broadcast(call.reshape(x, apart), wide)
-    return wrap(call.emit(core.Reshape(y, out=y.shaped.with_shape(tuple(whole)))))
+    return wrap(shapes.tile(call, x, [by_axis[axis] for axis in range(x.shaped.rank)]))
 
 
 @lowers("BroadcastTo")
@@ -267,26 +240,13 @@ def broadcast_to(call: Call) -> Operand:
 @lowers("DepthToSpace")
 def depth_to_space(call: Call) -> Operand:
     """Blocks of channels become squares of pixels; the block axes come in front of the channels."""
-    block = call.integer("block_size", 2)
-    x = _image(call)
-    n, c, h, w = x.shaped.shape
-    rest = d.floor_div(c, block * block)
-    y = call.transpose(call.reshape(x, (n, block, block, rest, h, w)), (0, 3, 4, 1, 5, 2))
-    return _as_given(
-        call, call.emit(core.Reshape(y, out=y.shaped.with_shape((n, rest, h * block, w * block))))
-    )
+    return _as_given(call, shapes.depth_to_space(call, _image(call), call.integer("block_size", 2)))
 
 
 @lowers("SpaceToDepth")
 def space_to_depth(call: Call) -> Operand:
     """Squares of pixels become channels; the block axes come in front of the channels."""
-    block = call.integer("block_size", 2)
-    x = _image(call)
-    n, c, h, w = x.shaped.shape
-    rows, columns = d.floor_div(h, block), d.floor_div(w, block)
-    y = call.transpose(call.reshape(x, (n, c, rows, block, columns, block)), (0, 3, 5, 1, 2, 4))
-    shape = (n, c * block * block, rows, columns)
-    return _as_given(call, call.emit(core.Reshape(y, out=y.shaped.with_shape(shape))))
+    return _as_given(call, shapes.space_to_depth(call, _image(call), call.integer("block_size", 2)))
 
 
 def _image(call: Call) -> Value:
