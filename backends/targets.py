@@ -37,6 +37,9 @@ class CpuTarget(Target):
         vector_bits: width of its vector registers.
         registers: number of its vector registers.
         threads: how many threads share the parallel loops.
+        layouts: whether values may lie in memory in another order than the logical one.
+        polynomials: whether exp, tanh and erf of f32 are computed by polynomials, in vectors.
+        winograd: whether 3 x 3 convolutions may go through Winograd's transforms.
     """
 
     kind = "cpu"
@@ -44,6 +47,9 @@ class CpuTarget(Target):
     vector_bits: int
     registers: int
     threads: int
+    layouts: bool = True
+    polynomials: bool = True
+    winograd: bool = True
 
     @property
     def lanes(self) -> int:

@@ -19,6 +19,7 @@ from plait.backends.tvm.control import scan_slices, write_control, write_host_ca
 from plait.backends.tvm.emit import EMISSIONS, Kind, Source
 from plait.backends.tvm.frame import Frame, Parameter, ParameterKey, Plan
 from plait.backends.tvm.groups import GroupCode, GroupEmitter, KernelFunction, identifier
+from plait.backends.tvm.layouts import is_view
 from plait.backends.tvm.partition import Group, Partition, partition_region
 from plait.backends.tvm.shapes import components
 from plait.ir import Constant, Graph, Op, Region, Value
@@ -47,13 +48,14 @@ class Module:
 
 def build_module(graph: Graph, parts: Partition, target: Target) -> Module:
     """Emit every group once and wire them up.  Raises CompileError naming the op where TVM refuses."""
-    return _Builder(graph, target).build(parts)
+    return _Builder(graph, parts, target).build(parts)
 
 
 class _Builder:
-    def __init__(self, graph: Graph, target: Target) -> None:
+    def __init__(self, graph: Graph, parts: Partition, target: Target) -> None:
         self.graph = graph
-        self.groups = GroupEmitter(graph, target)
+        self.layouts = parts.layouts
+        self.groups = GroupEmitter(graph, target, parts.layouts)
         self.parameters: dict[ParameterKey, Parameter] = {}
         self.builder = relax.BlockBuilder()
 
@@ -100,7 +102,7 @@ class _Builder:
         plan = Plan(region, name, list(dims), captured)
         if isinstance(op, core.Scan):
             plan.slices = [(group, self.groups.code(group)) for group in scan_slices(op)]
-        self._plan(plan, partition_region(region), {*region.params, *captured})
+        self._plan(plan, partition_region(region, self.layouts), {*region.params, *captured})
         return plan
 
     def _kernel_parameters(self, plan: Plan, group: Group, code: GroupCode) -> None:
@@ -132,7 +134,7 @@ class _Builder:
         for _, _, inner in plan.steps:
             for child in inner:
                 self._write(child)
-        frame = Frame(self.builder, plan, self.graph.dims)
+        frame = Frame(self.builder, plan, self.graph.dims, self.layouts)
         is_main = plan.region.owner is None
         inputs, sequences = self._inputs(frame)
         if is_main:
@@ -176,7 +178,7 @@ class _Builder:
             frame.call(step, code)
             return
         kind = EMISSIONS[type(step)].kind
-        if kind is Kind.VIEW:
+        if is_view(step, self.layouts):
             frame.view(step)
         elif kind is Kind.HOST:
             write_host_call(frame, step)

@@ -14,9 +14,11 @@ from plait.backends.executable import Code
 from plait.backends.kernels import Kernel
 from plait.backends.targets import CpuTarget, GpuTarget, Target
 from plait.backends.tvm.build import KernelFunction, Module, build_module
+from plait.backends.tvm.layouts import assign_layouts
 from plait.backends.tvm.partition import partition
 from plait.backends.tvm.schedule_cpu import schedule as schedule_for_cpu
 from plait.backends.tvm.toolchain import compile_error, tvm_target
+from plait.backends.tvm.vector_math import vector_functions
 from plait.ir import Graph, Op
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +41,7 @@ def compile_code(graph: Graph, target: Target, progress: Progress | None = None)
     """Compile a graph for a target.  Raises CompileError."""
     seconds: dict[str, float] = {}
     with _timed(seconds, "emit"):
-        module = build_module(graph, partition(graph), target)
+        module = build_module(graph, partition(graph, assign_layouts(graph, target)), target)
     with _timed(seconds, "schedule"):
         notes = schedule_kernels(module, target, progress)
     if isinstance(target, GpuTarget):
@@ -81,6 +83,8 @@ def schedule_kernels(
             from plait.backends.tvm.schedule_gpu import schedule as schedule_for_gpu
 
             function, found = schedule_for_gpu(kernel, target)
+        if isinstance(target, CpuTarget) and target.polynomials:
+            function = vector_functions(function)
         if isinstance(target, GpuTarget) and module.empty_dims:
             from plait.backends.tvm.guard import skip_empty_launches
 

@@ -11,11 +11,11 @@ import tvm_ffi
 from tvm import relax, tirx
 
 from plait.backends.tvm.groups import GroupCode, identifier
+from plait.backends.tvm.layouts import Layouts, physical
 from plait.backends.tvm.partition import Group
 from plait.backends.tvm.shapes import components, to_shape
 from plait.ir import Constant, IntLike, Op, Region, Type, Value
 from plait.ir.graph import DimRange
-from plait.ir.ops import core
 
 ParameterKey = tuple[Constant, str]
 
@@ -59,13 +59,17 @@ class Frame:
         builder: of the module.
         plan: of the function.
         ranges: of the dims of the graph.
+        layouts: in which order values lie in memory.
         dims: the variable of each dim whose value is known.
     """
 
-    def __init__(self, builder: relax.BlockBuilder, plan: Plan, ranges: Mapping[str, DimRange]) -> None:
+    def __init__(
+        self, builder: relax.BlockBuilder, plan: Plan, ranges: Mapping[str, DimRange], layouts: Layouts
+    ) -> None:
         self.builder = builder
         self.plan = plan
         self.ranges = ranges
+        self.layouts = layouts
         self.dims = {name: tirx.Var(name, "int64") for name in plan.dims}
         self._env: dict[tuple[Value, int], Any] = {}
         self.shape_var = relax.Var("dims", relax.ShapeType(values=[self.dims[name] for name in plan.dims]))
@@ -162,8 +166,10 @@ class Frame:
         """Give the bytes of an operand the shape of the result."""
         (result,), source = op.results, op.operands[0]
         array = self.read(source)
-        if isinstance(op, core.Reshape) and result.shaped.shape != source.shaped.shape:
-            array = self.emit(relax.op.reshape(array, self.shape(result.shaped.shape)))
+        before = physical(self.layouts.get(source), source.shaped.shape)
+        after = physical(self.layouts.get(result), result.shaped.shape)
+        if before != after:
+            array = self.emit(relax.op.reshape(array, self.shape(after)))
         self.write(result, array)
 
 

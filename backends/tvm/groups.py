@@ -10,6 +10,7 @@ from tvm import te, tirx
 
 from plait.backends.targets import Target
 from plait.backends.tvm.emit import EMISSIONS, Arguments, Emitter, Source, Stage
+from plait.backends.tvm.layouts import Layouts
 from plait.backends.tvm.partition import Group, reads
 from plait.backends.tvm.toolchain import compile_error
 from plait.ir import Constant, Graph, Op, PlaitError, Value
@@ -77,10 +78,11 @@ class GroupEmitter:
         kernels: all kernels so far, in order of first use.
     """
 
-    def __init__(self, graph: Graph, target: Target) -> None:
+    def __init__(self, graph: Graph, target: Target, layouts: Layouts) -> None:
         self.kernels: list[KernelFunction] = []
         self._graph = graph
         self._target = target
+        self._layouts = layouts
         self._codes: dict[Key, GroupCode] = {}
         self._names: set[str] = {"main"}
 
@@ -113,17 +115,18 @@ class GroupEmitter:
     def _key(self, group: Group, slots: list[Value]) -> Key:
         """Equal for groups whose kernels are the same text."""
         place = {value: f"in{i}" for i, value in enumerate(slots)}
-        parts: list[Any] = [(str(v.type), isinstance(v, Constant)) for v in slots]
+        parts: list[Any] = [(str(v.type), isinstance(v, Constant), self._layouts.get(v)) for v in slots]
         for index, op in enumerate(group.ops):
             operands = tuple(place[v] for v in op.operands)
             fields = tuple(str(getattr(op, spec.name)) for spec in op.schema.attributes)
             present = tuple(getattr(op, spec.name) is None for spec in op.schema.operands)
             parts.append((op.opname, operands, present, fields, tuple(str(v.type) for v in op.results)))
             place.update({v: f"op{index}.{k}" for k, v in enumerate(op.results)})
+        parts += [self._layouts.get(value) for value in group.sink.results]
         return tuple(parts)
 
     def _emit(self, group: Group, slots: list[Value]) -> GroupCode:
-        emitter = Emitter(self._target, self._graph.constants)
+        emitter = Emitter(self._target, self._graph.constants, self._layouts)
         inside: dict[Value, Any] = {}
 
         def lookup(value: Value) -> Any:
@@ -134,7 +137,7 @@ class GroupEmitter:
             found = EMISSIONS[type(op)].function(op, Arguments(op, lookup), emitter)
             outputs = list(found) if isinstance(found, tuple) else [found]
             inside.update(zip(op.results, outputs, strict=True))
-        results = emitter.close(outputs)
+        results = emitter.close(outputs, group.sink.results)
         base = _base_name(group)
         kernels = []
         for stage in emitter.stages:

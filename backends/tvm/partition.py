@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from plait.backends.tvm.emit import EMISSIONS, Kind
+from plait.backends.tvm.layouts import Layouts, is_view
 from plait.ir import CompileError, Graph, Op, Region, Value
 from plait.ir.errors import nearest
 
@@ -48,6 +49,7 @@ class Partition:
     """
 
     steps: list[Group | Op] = field(default_factory=list)
+    layouts: Layouts = field(default_factory=dict)
 
     @property
     def groups(self) -> list[Group]:
@@ -55,7 +57,7 @@ class Partition:
 
     @property
     def views(self) -> list[Op]:
-        return [s for s in self.steps if isinstance(s, Op) and EMISSIONS[type(s)].kind is Kind.VIEW]
+        return [s for s in self.steps if isinstance(s, Op) and is_view(s, self.layouts)]
 
 
 def check_supported(graph: Graph) -> None:
@@ -82,25 +84,32 @@ def check_supported(graph: Graph) -> None:
     )
 
 
-def partition(graph: Graph) -> Partition:
-    """Cut a graph into groups.  Raises CompileError when an op, in a region or not, has no emission."""
+def partition(graph: Graph, layouts: Layouts | None = None) -> Partition:
+    """Cut a graph into groups.
+
+    Args:
+        layouts: in which order values lie in memory; by default all in the logical one.
+
+    Raises:
+        CompileError: an op, in a region or not, has no emission.
+    """
     check_supported(graph)
-    return partition_region(graph.body)
+    return partition_region(graph.body, layouts or {})
 
 
-def partition_region(region: Region) -> Partition:
+def partition_region(region: Region, layouts: Layouts) -> Partition:
     """Cut the ops of a region into groups; those of regions inside are left to partitions of their own."""
     kept = set(region.results)
     group_of: dict[Op, Group] = {}
     order: list[Group | Op] = []
     for op in region:
         kind = EMISSIONS[type(op)].kind
-        if kind in _WITHOUT_KERNEL:
+        if kind in _WITHOUT_KERNEL or is_view(op, layouts):
             order.append(op)
             continue
         if kind is Kind.CREATION:
             # A value that other groups read in passing needs no kernel of its own.
-            if any(v in kept for v in op.results) or _needs_kernel(op):
+            if any(v in kept for v in op.results) or _needs_kernel(op, layouts):
                 order.append(Group([op]))
             continue
         group = Group([op], None if kind in _ON_DEMAND else op)
@@ -119,18 +128,20 @@ def partition_region(region: Region) -> Partition:
     for step in order:
         if isinstance(step, Group):
             _add_creations(step)
-    return Partition(order)
+    return Partition(order, layouts)
 
 
 def _only_reader(value: Value, op: Op) -> bool:
     return value.users == (op,) and len(value.producer.results) == 1 if value.producer else False
 
 
-def _needs_kernel(op: Op) -> bool:
+def _needs_kernel(op: Op, layouts: Layouts) -> bool:
     """Whether a reader of values out of nothing wants them as arrays; a region that yields them does."""
     for value in op.results:
         for user in value.users:
             if isinstance(user, Region) or EMISSIONS[type(user)].kind in (*_WITHOUT_KERNEL, Kind.ALONE):
+                return True
+            if is_view(user, layouts):
                 return True
     return False
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.targets import CpuTarget
-from plait.backends.tvm.emit.contraction import choose_rows, packing, tile_attributes
+from plait.backends.tvm.emit.cpu.product import Product
+from plait.backends.tvm.emit.cpu.reader import Place
+from plait.backends.tvm.emit.cpu.tiles import choose_tile, packing
+from plait.backends.tvm.emit.cpu.writer import element_bits
+from plait.backends.tvm.emit.images import depthwise_window, transformed
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.quant import contraction_finish, operand
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
-from plait.ir import QuantType
+from plait.ir import IntLike, QuantType
 from plait.ir.ops import nn
 from plait.ir.ops.common import pads_of
 
@@ -52,20 +57,12 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         raise op.error(
             f"the zero point of {op.x} is @{zero}", why="a border needs one number for all channels"
         )
-    source = padded(emitter, args.x, kind, pads, number(zero, emitter.dtype(kind)))
+    border = number(zero, emitter.dtype(kind))
     channels_out, channels_in = op.w.type.shape[:2]
     per_group = channels_out // op.groups
     width_in, width_out = emitter.read_dim(channels_in), emitter.read_dim(per_group)
     finish = contraction_finish(op, args, emitter, channel=1)
 
-    def read(n: Expr, group: Expr, c: Expr, places: Sequence[Expr], window: Sequence[Expr]) -> Expr:
-        channel = group * width_in + c if op.groups > 1 else c
-        where = [p * s + k * d for p, s, k, d in zip(places, op.stride, window, op.dilation, strict=True)]
-        return x.centred(source(n, channel, *where))
-
-    axes = [emitter.axis(channels_in, "c")]
-    axes += [emitter.axis(size, f"k{i}") for i, size in enumerate(op.w.type.shape[2:])]
-    c, window = axes[0].var, [axis.var for axis in axes[1:]]
     depthwise = channels_in == 1 and per_group == 1
     if (
         isinstance(emitter.target, CpuTarget)
@@ -73,11 +70,24 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         and not depthwise
         and not w.zero_point_per_channel
     ):
-        tiled = _tiled(op, emitter, w.centred, read, axes, c, window, per_group)
+        tiled = transformed(op, args, emitter, pads)
+        if tiled is None:
+            tiled = _tiled(op, args, emitter, border, x.centred, w.centred, pads)
         if tiled is not None:
-            return te.compute(
-                emitter.shape(op.result.type.shape), lambda *i: finish(i, tiled(i)), name="conv_result"
-            )
+            shape = emitter.shape(op.result.type.shape)
+            return te.compute(shape, lambda *i: finish(i, tiled(*i)), name="conv_result")
+    if depthwise and (found := depthwise_window(op, args, emitter, pads)) is not None:
+        shape = emitter.shape(op.result.type.shape)
+        return te.compute(shape, lambda *i: finish(i, found(*i)), name="conv_result")
+    source = padded(emitter, args.x, kind, pads, border)
+    axes = [emitter.axis(channels_in, "c")]
+    axes += [emitter.axis(size, f"k{i}") for i, size in enumerate(op.w.type.shape[2:])]
+    c, window = axes[0].var, [axis.var for axis in axes[1:]]
+
+    def read(n: Expr, group: Expr, c: Expr, places: Sequence[Expr], window: Sequence[Expr]) -> Expr:
+        channel = group * width_in + c if op.groups > 1 else c
+        where = [p * s + k * d for p, s, k, d in zip(places, op.stride, window, op.dilation, strict=True)]
+        return x.centred(source(n, channel, *where))
 
     def term(*i: Expr) -> Expr:
         group = tirx.floordiv(i[1], width_out)
@@ -92,53 +102,98 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 
 def _tiled(
     op: Any,
+    args: Arguments,
     emitter: Emitter,
-    decode: Any,
-    read: Any,
-    axes: list[Any],
-    c: Expr,
-    window: list[Expr],
-    per_group: int,
-) -> Any:
-    """The sums as [n, blocks of channels, image rows..., strips, tile, lanes], and how a result reads them.
+    border: Expr,
+    centred: Callable[[Expr], Expr],
+    decode: Callable[[Expr], Expr],
+    pads: Sequence[tuple[int, int]],
+) -> te.Tensor | None:
+    """The sums [n, channels, pixels...] as a product: pixels are its rows, channels its columns.
 
-    Pixels of one image row are the rows of the product, channels its columns.
+    None where no vector of channels lies inside a group.
     """
     assert isinstance(emitter.target, CpuTarget)
-    *outer, width = op.result.type.shape[2:]
-    plan = choose_rows(emitter.target, width, per_group, lanes_divide=op.groups > 1)
-    tile = plan.tile
+    kind, result = op.x.type, op.result.type
+    channels_out, channels_in, *kernel = op.w.type.shape
+    per_group = channels_out // op.groups
+    x = _channels_last(emitter, args.x, kind, pads, border)
+    zeros = [tirx.IntImm("int64", 0)] * kind.rank
+    dtype = str(centred(x(*zeros)).ty.dtype)
+    pixels: IntLike = 1
+    for dim in (kind.shape[0], *result.shape[2:]):
+        pixels = pixels * dim
+    tile = choose_tile(
+        emitter.target,
+        pixels,
+        int(per_group),
+        bits=element_bits(dtype),
+        divides=int(per_group) if op.groups > 1 else None,
+    )
     if op.groups > 1 and per_group % tile.lanes:
         return None
-    blocks = -(-per_group // tile.lanes)
-    weight = emitter.packed(
-        op.w, (blocks * op.groups, *op.w.type.shape[1:], tile.lanes), packing(tile, op.groups)
+    blocks = -(-int(per_group) // tile.lanes)
+    layout = packing(
+        tile.lanes,
+        "channels last",
+        groups=op.groups,
+        arrange=lambda array: np.moveaxis(array, 1, -1),
     )
-    last = emitter.dim(width) - 1
+    weight = emitter.packed(op.w, (blocks * op.groups, *kernel, channels_in, tile.lanes), layout)
 
-    def accumulate(*i: Expr) -> Expr:
-        n, block, places, (strip, inner, lane) = i[0], i[1], list(i[2:-3]), i[-3:]
-        row = strip * tile.rows + inner
-        if not plan.exact:
-            row = te.min(row, last)
-        places.append(row)
-        group = tirx.floordiv(block, blocks)
-        return te.sum(read(n, group, c, places, window) * decode(weight(block, c, *window, lane)), axis=axes)
+    def left(b: Place, row: Place, block: Expr, depth: Place) -> Expr:
+        *window, c = depth
+        channel = tirx.floordiv(block, blocks) * channels_in + c if op.groups > 1 else c
+        where = [p * s + k * d for p, s, k, d in zip(row[1:], op.stride, window, op.dilation, strict=True)]
+        return centred(x(row[0], *where, channel))
 
-    rank = op.result.type.rank
-    sums = te.compute(
-        emitter.shape((op.x.type.shape[0], blocks * op.groups, *outer, plan.strips, tile.rows, tile.lanes)),
-        accumulate,
-        name="accumulate",
-        attrs=tile_attributes(tile, rank - 1, 1),
+    def right(b: Place, block: Expr, depth: Place, lane: Expr) -> Expr:
+        return decode(weight(block, *depth, lane))
+
+    shape = emitter.shape(result.shape)
+    depth = (*kernel, channels_in)
+    start = tuple(zeros[: len(depth)])
+
+    def stand_in(*i: Expr) -> Expr:
+        return left((), (i[0], *i[2:]), zeros[0], start) * right((), zeros[0], start, zeros[0])
+
+    sums = te.compute(shape, stand_in, name="conv")
+    emitter.products.append(
+        Product(
+            sums=sums,
+            tile=tile,
+            batch=[],
+            rows=[shape[0], *shape[2:]],
+            columns=shape[1],
+            depth=emitter.shape(depth),
+            left=left,
+            right=right,
+            place=lambda b, row, column: (row[0], column, *row[1:]),
+            stored=[x] if x.op.name == "pad" else [],
+        )
     )
+    return sums
 
-    def at(i: Sequence[Expr]) -> Expr:
-        strip, inner = tirx.floordiv(i[-1], tile.rows), tirx.floormod(i[-1], tile.rows)
-        block, lane = tirx.floordiv(i[1], tile.lanes), tirx.floormod(i[1], tile.lanes)
-        return sums(i[0], block, *i[2:-1], strip, inner, lane)
 
-    return at
+def _channels_last(
+    emitter: Emitter, x: te.Tensor, kind: Any, pads: Sequence[tuple[int, int]], border: Expr
+) -> te.Tensor:
+    """`x` [n, c, pixels...] as [n, pixels..., c] with a border around the pixels."""
+    sizes = emitter.shape(kind.shape[2:])
+    shape = [kind.shape[0], *(b + d + a for d, (b, a) in zip(kind.shape[2:], pads, strict=True)), kind.shape[1]]
+
+    def at(*i: Expr) -> Expr:
+        where, inside = [], []
+        for index, (before, after), size in zip(i[1:-1], pads, sizes, strict=True):
+            place = index - before if before else index
+            inside += [place >= 0] if before else []
+            inside += [place < size] if before or after else []
+            where.append(place)
+        found = x(i[0], i[-1], *where)
+        return tirx.if_then_else(tirx.all(*inside), found, border) if inside else found
+
+    bordered = any(before or after for before, after in pads)
+    return te.compute(emitter.shape(shape), at, name="pad" if bordered else "channels_last")
 
 
 @emit(nn.ConvTranspose2d, nn.ConvTranspose3d, kind=Kind.CONTRACTION)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from plait.backends.tvm.emit.contraction import Tile, matrix_product, packing
+from plait.backends.tvm.emit.contraction import PackedRight, matrix_product
+from plait.backends.tvm.emit.cpu.tiles import packing
 from plait.backends.tvm.emit.expressions import element, number, size_of
 from plait.backends.tvm.emit.index import wrapped
 from plait.backends.tvm.emit.norm import softmax
@@ -20,20 +22,17 @@ from plait.ir.ops import linalg, nn, spike
 
 
 def _packed_weight(
-    emitter: Emitter,
-    value: Value,
-    columns: int,
-    depth: int,
-    decode: Callable[[Expr], Expr],
-    *,
-    transposed: bool,
-) -> Callable[[Tile], tuple[te.Tensor, Callable[[Expr], Expr]]] | None:
+    emitter: Emitter, value: Value, decode: Callable[[Expr], Expr], *, transposed: bool
+) -> PackedRight | None:
+    """A constant right operand [columns, depth], or [depth, columns] where `transposed`."""
     if not emitter.packs(value):
         return None
+    columns, depth = value.shaped.shape[::-1] if transposed else value.shaped.shape
 
-    def packed(tile: Tile) -> tuple[te.Tensor, Callable[[Expr], Expr]]:
-        shape = (-(-columns // tile.lanes), depth, tile.lanes)
-        return emitter.packed(value, shape, packing(tile, transposed=transposed)), decode
+    def packed(lanes: int) -> tuple[te.Tensor, Callable[[Expr], Expr]]:
+        shape = (-(-int(columns) // lanes), int(depth), lanes)
+        layout = packing(lanes, "transposed", arrange=np.transpose) if transposed else packing(lanes)
+        return emitter.packed(value, shape, layout), decode
 
     return packed
 
@@ -50,18 +49,18 @@ def _linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         depth=depth,
         left=lambda b, rows, r: x.centred(args.x(*rows, r)),
         right=lambda b, r, column: w.centred(args.w(column, r), column),
-        packed=_packed_or_none(emitter, op.w, outputs, depth, w, transposed=False),
+        packed=_packed_or_none(emitter, op.w, w, transposed=False),
         finish=contraction_finish(op, args, emitter, channel=-1),
         name="linear",
     )
 
 
 def _packed_or_none(
-    emitter: Emitter, value: Value, columns: int, depth: int, weight: Dequantised, *, transposed: bool
-) -> Any:
+    emitter: Emitter, value: Value, weight: Dequantised, *, transposed: bool
+) -> PackedRight | None:
     if weight.zero_point_per_channel:
         return None
-    return _packed_weight(emitter, value, columns, depth, weight.centred, transposed=transposed)
+    return _packed_weight(emitter, value, weight.centred, transposed=transposed)
 
 
 @emit(linalg.Matmul, kind=Kind.CONTRACTION)
@@ -79,7 +78,7 @@ def _matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
             depth=depth,
             left=lambda _, rows, r: a.centred(args.left(*rows, r)),
             right=lambda _, r, column: b.centred(args.right(r, column)),
-            packed=_packed_or_none(emitter, op.right, columns, depth, b, transposed=True),
+            packed=_packed_or_none(emitter, op.right, b, transposed=True),
             finish=finish,
             name="matmul",
         )
@@ -177,7 +176,7 @@ def _spike_linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         depth=depth,
         left=lambda b, rows, r: tirx.Select(args.x(*rows, r), number(1, dtype), number(0, dtype)),
         right=lambda b, r, column: args.w(column, r),
-        packed=_packed_weight(emitter, op.w, outputs, depth, lambda x: x, transposed=False),
+        packed=_packed_weight(emitter, op.w, lambda x: x, transposed=False),
         finish=finish,
         name="spike_linear",
     )

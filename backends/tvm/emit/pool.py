@@ -10,6 +10,7 @@ from tvm.ir import Expr
 
 from plait.backends.tvm.emit.conv import padded
 from plait.backends.tvm.emit.expressions import number
+from plait.backends.tvm.emit.images import window
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir.ops import nn
 from plait.ir.ops.common import pads_of
@@ -36,7 +37,13 @@ def _max_pool(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind = op.x.type
     dtype = emitter.dtype(kind)
     pads = _covering(op, pads_of(op, op.pad, 2), op.dilation)
-    source = padded(emitter, args.x, kind, pads, tirx.min_value(dtype))
+    lowest = tirx.min_value(dtype)
+    found = window(
+        op, emitter, args.x, pads, lowest, lambda best, x, c, k: te.max(best, x), tuple(op.kernel)
+    )
+    if found is not None:
+        return found
+    source = padded(emitter, args.x, kind, pads, lowest)
     ky, kx = emitter.axis(op.kernel[0], "ky"), emitter.axis(op.kernel[1], "kx")
     (sy, sx), (dy, dx) = op.stride, op.dilation
     return te.compute(
@@ -51,16 +58,19 @@ def _avg_pool(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind = op.x.type
     dtype = emitter.dtype(kind)
     stated = pads_of(op, op.pad, 2)
+    zero = number(0, dtype)
+    sums = window(op, emitter, args.x, stated, zero, lambda total, x, c, k: total + x, tuple(op.kernel))
     source = padded(emitter, args.x, kind, _covering(op, stated, op.dilation), number(0, dtype))
     sizes = [emitter.read_dim(dim) for dim in kind.shape[2:]]
-    ky, kx = emitter.axis(op.kernel[0], "ky"), emitter.axis(op.kernel[1], "kx")
-    (sy, sx), (dy, dx) = op.stride, op.dilation
     shape = emitter.shape(op.result.type.shape)
-    sums = te.compute(
-        shape,
-        lambda n, c, y, x: te.sum(source(n, c, y * sy + ky * dy, x * sx + kx * dx), axis=[ky, kx]),
-        name="window_sum",
-    )
+    if sums is None:
+        ky, kx = emitter.axis(op.kernel[0], "ky"), emitter.axis(op.kernel[1], "kx")
+        (sy, sx), (dy, dx) = op.stride, op.dilation
+        sums = te.compute(
+            shape,
+            lambda n, c, y, x: te.sum(source(n, c, y * sy + ky * dy, x * sx + kx * dx), axis=[ky, kx]),
+            name="window_sum",
+        )
     # Every window lies inside the input or counts its pads: the divisor is the same everywhere.
     uniform = not op.ceil and (op.count_pad or not any(op.pad))
 

@@ -7,9 +7,9 @@ returns the result tensors.  Its kind says how the op may share a kernel.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from tvm import te, tirx
@@ -94,6 +94,19 @@ class Stage:
     scalars: list[tirx.Var]
 
 
+class Loops(Protocol):
+    """A tensor that a kernel computes by loops of its own, together with a map over it.
+
+    Attributes:
+        sums: stands for the tensor in the expressions of the map.
+    """
+
+    sums: te.Tensor
+
+    def write(self, read: Any, result: te.Tensor, axes: Sequence[int], buffer: Any) -> None:
+        """Write the loops that compute `result` into a buffer."""
+
+
 class Arguments:
     """The operands of an op as tensors, by field name; a graph is a tuple of tensors."""
 
@@ -115,14 +128,19 @@ class Emitter:
     Attributes:
         target: what the kernels are for.
         constants: constants of the graph by name, for the scales of quantised types.
+        layouts: which axis of a value each axis in memory is, where that is not the logical order.
+        products: sums that kernels of the CPU compute by loops of their own.
     """
 
     target: Target
     constants: dict[str, Constant]
+    layouts: Mapping[Value, tuple[int, ...]] = field(default_factory=dict)
     variables: dict[str, tirx.Var] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
+    products: list[Loops] = field(default_factory=list)
     _read_dims: set[str] = field(default_factory=set)
     _sources: dict[Any, Source] = field(default_factory=dict)
+    _orders: dict[Any, tuple[tuple[int, ...], te.Tensor]] = field(default_factory=dict)
     _placeholders: dict[tuple[Any, ...], te.Tensor] = field(default_factory=dict)
 
     # -- shapes -------------------------------------------------------------------
@@ -153,6 +171,13 @@ class Emitter:
     # -- inputs --------------------------------------------------------------------
     def placeholders(self, value: Value) -> Any:
         """The tensors of a value from outside the group: one, or a tuple for a graph."""
+        layout = self.layouts.get(value)
+        if layout is not None:
+            ((shape, dtype),) = components(value.type)
+            stored = self._placeholder(
+                Source(value), self.shape([shape[axis] for axis in layout]), dtype, value.name
+            )
+            return self._ordered(stored, tuple(layout.index(axis) for axis in range(len(layout))))
         found = []
         for index, (shape, dtype) in enumerate(components(value.type)):
             found.append(self._placeholder(Source(value, index), self.shape(shape), dtype, value.name))
@@ -190,8 +215,22 @@ class Emitter:
             found.append(cut)
         return found[0] if len(found) == 1 else tuple(found)
 
-    def close(self, outputs: Sequence[te.Tensor]) -> list[Source]:
-        """Close the last kernel of the group; where each of its results comes from."""
+    def _ordered(self, tensor: te.Tensor, order: tuple[int, ...]) -> te.Tensor:
+        """A map whose axis j is axis order[j] of a tensor."""
+        if tensor.op not in self._orders or self._orders[tensor.op][0] != order:
+            shape = [tensor.shape[axis] for axis in order]
+            found = te.compute(
+                shape, lambda *i: tensor(*(i[order.index(axis)] for axis in range(len(i)))), name="view"
+            )
+            self._orders[tensor.op] = (order, found)
+        return self._orders[tensor.op][1]
+
+    def close(self, outputs: Sequence[te.Tensor], values: Sequence[Value]) -> list[Source]:
+        """Close the last kernel of the group, whose results are `values`; where each comes from."""
+        outputs = [
+            self._ordered(tensor, self.layouts[value]) if value in self.layouts else tensor
+            for tensor, value in zip(outputs, values, strict=True)
+        ]
         computed = [tensor for tensor in outputs if tensor.op not in self._sources]
         if computed:
             self.finish("", computed)
@@ -211,7 +250,35 @@ class Emitter:
         used.update(self._read_dims)
         scalars = [self.variables[name] for name in sorted(used - bound)]
         sources = [self._sources[tensor.op] for tensor in inputs]
-        self.stages.append(Stage(suffix, inputs, sources, list(outputs), scalars))
+        self.stages.append(Stage(suffix, inputs, sources, self._written(inputs, outputs), scalars))
+
+    def _written(self, inputs: list[te.Tensor], outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+        """The outputs as loops where one of them is a map over a product; else as they are."""
+        from plait.backends.tvm.emit.cpu.writer import loops_kernel
+
+        below = _computed_below(outputs)
+        found = [loops for loops in self.products if loops.sums.op in below]
+        if not found:
+            return list(outputs)
+        (loops,), (result,) = found, outputs
+        axes = self._axes(result, loops.sums)
+        return [
+            loops_kernel(
+                inputs,
+                result.shape,
+                str(result.dtype),
+                result.op.name,
+                lambda read, buffer: loops.write(read, result, axes, buffer),
+            )
+        ]
+
+    def _axes(self, result: te.Tensor, sums: te.Tensor) -> tuple[int, ...]:
+        """For each axis of a result the axis of the sums that it runs along."""
+        logical = tuple(range(len(sums.shape)))
+        for order, found in self._orders.values():
+            if found.same_as(result):
+                return order
+        return logical
 
     def read_dim(self, dim: IntLike) -> Expr:
         """A dim whose value the kernel computes with, rather than only looping over it."""
@@ -223,6 +290,16 @@ class Emitter:
 
 def _placeholders_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
     """Placeholders that tensors depend on, each once, in the order a depth-first walk meets them."""
+    return [t for t in _tensors_below(outputs) if isinstance(t.op, te.PlaceholderOp)]
+
+
+def _computed_below(outputs: Sequence[te.Tensor]) -> set[Any]:
+    """Operations that tensors depend on."""
+    return {tensor.op for tensor in _tensors_below(outputs)}
+
+
+def _tensors_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    """Tensors that some depend on, themselves too, each operation once, in depth-first order."""
     found: list[te.Tensor] = []
     seen: set[Any] = set()
     stack = list(reversed(outputs))
@@ -231,11 +308,8 @@ def _placeholders_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
         if tensor.op in seen:
             continue
         seen.add(tensor.op)
-        below = list(tensor.op.input_tensors)
-        if below:
-            stack.extend(reversed(below))
-        elif isinstance(tensor.op, te.PlaceholderOp):
-            found.append(tensor)
+        found.append(tensor)
+        stack.extend(reversed(list(tensor.op.input_tensors)))
     return found
 
 

@@ -1,0 +1,173 @@
+"""Products on a CPU: rows times packed columns, a register tile at a time, finished where it lies.
+
+    for each block of columns, for each strip of rows (in parallel)
+        sums = 0                                  rows * vectors registers
+        for each step of the depth
+            sums[r, :] += left[r] * right[:]      one broadcast element times a vector
+        result[r, :] = epilogue(sums[r, :])       bias, activation, residual, ...
+
+Matrix products, dense layers and convolutions are all of this form; they differ in how a
+row and a step of the depth name an element of the left operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as T
+
+from plait.backends.tvm.emit.cpu.reader import Place, Reader
+from plait.backends.tvm.emit.cpu.tiles import Tile
+from plait.backends.tvm.emit.cpu.writer import (
+    local,
+    parallel,
+    places,
+    scratch,
+    store_map,
+    store_vectors,
+    vector,
+)
+from plait.backends.tvm.emit.expressions import number, size_of
+from plait.backends.tvm.emit.loops import product, whole
+
+
+@dataclass
+class Product:
+    """A sum of products that a kernel written as loops computes.
+
+    Attributes:
+        sums: a tensor of the sums' shape that stands for them in the epilogue.
+        tile: the register tile.
+        batch, rows, depth: extents of the axes that both operands share, that only the left
+            one has, and that are summed.
+        columns: the extent of the axis that only the right operand has.
+        left: the element at (batch, row, block of columns, depth).
+        right: the element at (batch, block of columns, depth, lane).
+        place: where the sum of (batch, row, column) stands in `sums`.
+        stored: maps that are computed before the sums, into arrays of their own.
+    """
+
+    sums: te.Tensor
+    tile: Tile
+    batch: list[Expr]
+    rows: list[Expr]
+    columns: Expr
+    depth: list[Expr]
+    left: Callable[[Place, Place, Expr, Place], Expr]
+    right: Callable[[Place, Expr, Place, Expr], Expr]
+    place: Callable[[Place, Place, Expr], Sequence[Expr]]
+    stored: list[te.Tensor] = field(default_factory=list)
+
+    def write(self, read: Reader, result: te.Tensor, axes: Sequence[int], buffer: Any) -> None:
+        """Write the loops.
+
+        Args:
+            result: the epilogue, a map over the sums.
+            axes: for each axis of `result`, the axis of `sums` that it runs along.
+            buffer: where the result goes.
+        """
+        for tensor in self.stored:
+            array = scratch(str(tensor.dtype), tensor.shape)
+            store_map(tensor, array, read, self.tile.width)
+            read.bind(tensor, array)
+        with self._tiles(read) as (batch, block, rows, sums):
+            self._finish(read, result, axes, buffer, batch, block, rows, sums)
+
+    def write_sums(self, read: Reader, buffer: Any) -> None:
+        """Write loops that store the sums themselves in the places that `place` gives."""
+        tile = self.tile
+        with self._tiles(read) as (batch, block, rows, sums):
+            for r, row in enumerate(rows):
+                for v in range(tile.vectors):
+                    start = block * tile.lanes + v * tile.width
+                    with vector(tile.width) as lane:
+                        place = self.place(batch, row, start + lane)
+                        T.buffer_store(buffer, sums[r * tile.lanes + v * tile.width + lane], list(place))
+
+    @contextmanager
+    def _tiles(self, read: Reader) -> Iterator[tuple[Place, Expr, list[Place], Any]]:
+        """Loops over all tiles; inside, the place of one and its sums."""
+        tile, rows = self.tile, product(self.rows)
+        blocks = tirx.floordiv(self.columns + (tile.lanes - 1), whole(tile.lanes))
+        strips = tirx.floordiv(rows + (tile.rows - 1), whole(tile.rows))
+        grid = [*self.batch, blocks, strips]
+        with parallel(product(grid)) as index:
+            *lead, block, strip = places(index, grid)
+            numbers = [strip * tile.rows + r for r in range(tile.rows)]
+            if not _divides(tile.rows, rows):
+                # Rows past the end repeat the last one.
+                numbers = [tirx.min(n, rows - 1) for n in numbers]
+            at = [places(n, self.rows) for n in numbers]
+            yield tuple(lead), block, at, self._accumulate(read, tuple(lead), block, at)
+
+    def _accumulate(self, read: Reader, batch: Place, block: Expr, rows: Sequence[Place]) -> Any:
+        """Sum a tile; the array of sums [rows * lanes]."""
+        tile = self.tile
+        dtype = str(self.sums.dtype)
+        sums = local(dtype, tile.rows * tile.lanes)
+        for start in range(0, tile.rows * tile.lanes, tile.width):
+            with vector(tile.width) as lane:
+                T.buffer_store(sums, number(0, dtype), [start + lane])
+
+        def add(depth: Place) -> None:
+            for r, row in enumerate(rows):
+                element = read(self.left(batch, row, block, depth))
+                for v in range(tile.vectors):
+                    start = r * tile.lanes + v * tile.width
+                    with vector(tile.width) as lane:
+                        column = read(self.right(batch, block, depth, v * tile.width + lane))
+                        T.buffer_store(sums, sums[start + lane] + element * column, [start + lane])
+
+        *outer, last = self.depth
+        with ExitStack() as stack:
+            lead = [stack.enter_context(T.serial(whole(0), extent)) for extent in outer]
+            size = size_of(last)
+            if size is not None and size % 2 == 0 and size > 2:
+                half = stack.enter_context(T.serial(whole(0), whole(size // 2)))
+                add((*lead, half * 2))
+                add((*lead, half * 2 + 1))
+            else:
+                add((*lead, stack.enter_context(T.serial(whole(0), last))))
+        return sums
+
+    def _finish(
+        self,
+        read: Reader,
+        result: te.Tensor,
+        axes: Sequence[int],
+        buffer: Any,
+        batch: Place,
+        block: Expr,
+        rows: Sequence[Place],
+        sums: Any,
+    ) -> None:
+        """Store the epilogue of a tile."""
+        tile = self.tile
+        limit = None if _divides(tile.lanes, self.columns) else self.columns
+        for r, row in enumerate(rows):
+            for v in range(tile.vectors):
+                start = block * tile.lanes + v * tile.width
+                first = r * tile.lanes + v * tile.width
+
+                def place(lane: Expr, row: Place = row, start: Expr = start) -> list[Expr]:
+                    where = self.place(batch, row, start + lane)
+                    return [where[axis] for axis in axes]
+
+                def value(lane: Expr, place: Any = place, first: int = first) -> Expr:
+                    read.bind_function(self.sums, lambda _: sums[first + lane])
+                    return read.computed(result, place(lane))
+
+                store_vectors(buffer, place, value, start, tile.width, limit)
+
+
+def _divides(divisor: int, extent: Expr) -> bool:
+    size = size_of(extent)
+    return size is not None and size % divisor == 0
+
+
+__all__ = ["Product"]

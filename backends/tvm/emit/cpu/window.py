@@ -1,0 +1,156 @@
+"""Windows over channels-last images: depthwise convolution and pooling, vectors along the channels.
+
+    for each image and row of the result (in parallel)
+        for each tile of pixels, for each vector of channels
+            found = start
+            for each place of the window: found[pixel, :] = combine(found, x[pixel + place, :])
+            result[pixel, :] = epilogue(found)
+
+No border is stored: rows of the window that lie outside are skipped, and tiles at the left
+and right edge check each pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as T
+
+from plait.backends.tvm.emit.cpu.reader import Reader
+from plait.backends.tvm.emit.cpu.writer import local, parallel, places, vector
+from plait.backends.tvm.emit.loops import product, whole
+
+#: Registers that a tile may fill beside those of operands.
+_ACCUMULATORS = 12
+
+
+@dataclass
+class Window:
+    """A reduction over the window of each pixel, channel by channel.
+
+    Attributes:
+        sums: stands for the result [n, c, y, x] in the epilogue.
+        width: lanes of a vector; they divide the channels.
+        size: height and width of the operand.
+        kernel, stride, dilation, pad: of the window; `pad` is what lies above and left.
+        start: the value of an empty window.
+        read: the element of the operand at (n, c, y, x).
+        combine: (found, element, c, (ky, kx)) -> found.
+    """
+
+    sums: te.Tensor
+    width: int
+    size: tuple[Expr, Expr]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[int, int]
+    start: Expr
+    read: Callable[[Expr, Expr, Expr, Expr], Expr]
+    combine: Callable[[Expr, Expr, Expr, tuple[Expr, Expr]], Expr]
+
+    def write(self, read: Reader, result: te.Tensor, axes: Sequence[int], buffer: Any) -> None:
+        """Write the loops; see `Product.write`."""
+        n, channels, height, width = self.sums.shape
+        vectors = 2 if int(channels) % (2 * self.width) == 0 else 1
+        pixels = _pixels_of_tile(width, max(1, _ACCUMULATORS // vectors))
+        tiles = tirx.floordiv(width + (pixels - 1), whole(pixels))
+        with parallel(product([n, height])) as index:
+            image, y = places(index, [n, height])
+            with T.serial(whole(0), tiles) as tile, T.serial(
+                whole(0), whole(int(channels) // (vectors * self.width))
+            ) as block:
+                row = _Tile(
+                    n=image,
+                    y=y,
+                    pixels=[tirx.min(tile * pixels + p, width - 1) for p in range(pixels)],
+                    first=block * (vectors * self.width),
+                    vectors=vectors,
+                )
+                found = self._reduce(read, row, tile, tiles)
+                for p, x in enumerate(row.pixels):
+                    for v in range(vectors):
+                        self._store(read, result, axes, buffer, row, (p * vectors + v) * self.width, x, v, found)
+
+    def _reduce(self, read: Reader, row: _Tile, tile: Expr, tiles: Expr) -> Any:
+        dtype = str(self.sums.dtype)
+        found = local(dtype, len(row.pixels) * row.vectors * self.width)
+        for start in range(0, len(row.pixels) * row.vectors * self.width, self.width):
+            with vector(self.width) as lane:
+                T.buffer_store(found, self.start, [start + lane])
+        (sy, sx), (dy, dx), (py, px) = self.stride, self.dilation, self.pad
+        ky, kx = self.kernel
+        top = row.y * sy - py
+        # Rows ky of the window with 0 <= top + ky * dy < height.
+        low = tirx.max(tirx.floordiv(whole(dy - 1) - top, whole(dy)), whole(0))
+        high = tirx.min(tirx.floordiv(self.size[0] - 1 - top, whole(dy)) + 1, whole(ky))
+        left = row.pixels[0] * sx - px
+        right = row.pixels[-1] * sx - px + (kx - 1) * dx
+        with T.If(tirx.And(left >= 0, right < self.size[1])):
+            with T.Then(), T.serial(low, high) as k:
+                self._row(read, row, found, top + k * dy, k, checked=False)
+            with T.Else(), T.serial(low, high) as k:
+                self._row(read, row, found, top + k * dy, k, checked=True)
+        return found
+
+    def _row(self, read: Reader, row: _Tile, found: Any, y: Expr, k: Expr, *, checked: bool) -> None:
+        """Take one row of the window into a tile."""
+        for kx in range(self.kernel[1]):
+            for p, pixel in enumerate(row.pixels):
+                x = pixel * self.stride[1] - self.pad[1] + kx * self.dilation[1]
+                with ExitStack() as stack:
+                    if checked:
+                        stack.enter_context(T.If(tirx.And(x >= 0, x < self.size[1])))
+                        stack.enter_context(T.Then())
+                    for v in range(row.vectors):
+                        start = (p * row.vectors + v) * self.width
+                        with vector(self.width) as lane:
+                            channel = row.first + v * self.width + lane
+                            element = self.read(row.n, channel, y, x)
+                            value = self.combine(found[start + lane], element, channel, (k, whole(kx)))
+                            T.buffer_store(found, read(value), [start + lane])
+
+    def _store(
+        self,
+        read: Reader,
+        result: te.Tensor,
+        axes: Sequence[int],
+        buffer: Any,
+        row: _Tile,
+        start: int,
+        x: Expr,
+        v: int,
+        found: Any,
+    ) -> None:
+        with vector(self.width) as lane:
+            where = (row.n, row.first + v * self.width + lane, row.y, x)
+            place = [where[axis] for axis in axes]
+            read.bind_function(self.sums, lambda _: found[start + lane])
+            T.buffer_store(buffer, read.computed(result, place), place)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Some pixels of a row and vectors of channels."""
+
+    n: Expr
+    y: Expr
+    pixels: list[Expr]
+    first: Expr
+    vectors: int
+
+
+def _pixels_of_tile(width: Expr, most: int) -> int:
+    """How many pixels a tile holds: as many as possible while little is computed twice."""
+    size = getattr(width, "value", None)
+    if size is None:
+        return min(4, most)
+    return min(range(1, most + 1), key=lambda p: (-(-int(size) // p) * p * (1 + 1 / p), -p))
+
+
+__all__ = ["Window"]
