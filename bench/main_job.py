@@ -5,7 +5,7 @@ interpreter and of both CPU executables against torch at batch 1 and 3; sm_80 ke
 with registers, shared memory and spills from the assembler; latency, energy, memory
 and the MIG profile from the roofline.  Weights are random and seeded.
 
-Run: python bench/main_job.py [MODEL ...] [--show] [--json PATH]; all ten by default.
+Run: python bench/main_job.py [MODEL ...] [--show] [--json PATH]; all families by default.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def one_line(row: dict[str, Any]) -> str:
 def main() -> None:
     """Run the job and print the table."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("models", nargs="*", help="names of examples; by default the ten families")
+    options.add_argument("models", nargs="*", help="names of examples; by default all families")
     options.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "main_job.json")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--show", action="store_true", help="print dump, passes, kernels and prediction")
