@@ -45,13 +45,13 @@ def _tuple(results: Any) -> tuple[np.ndarray, ...]:
     return tuple(r.detach().numpy() if hasattr(r, "detach") else np.asarray(r) for r in found)
 
 
-def export_onnx(chosen: Example, model: Any, seed: int, folder: Path) -> Path:
-    """The model as an ONNX file with a dynamic batch, written by torch.onnx.export."""
+def export_onnx(chosen: Example, model: Any, seed: int, folder: Path, *, batch: int | None = None) -> Path:
+    """The model as an ONNX file of that batch, or of a dynamic one, written by torch.onnx.export."""
     import torch
 
-    inputs = chosen.inputs(2, seed)
+    inputs = chosen.inputs(batch or 2, seed)
     path = folder / f"{chosen.name}.onnx"
-    shapes = tuple(dict(chosen.dynamic[k]) for k in inputs)
+    shapes = None if batch else tuple(dict(chosen.dynamic[k]) for k in inputs)
     # The exporter reports packages that it could use and that are not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
