@@ -237,7 +237,7 @@ def time_slow(case: Case, prepare: Prepare, *, seconds: float, calls: int) -> di
     """A contender alone, by few calls: the fields of `race`.
 
     Args:
-        seconds: no further call starts that would probably end later than this after the start.
+        seconds: no further call starts that would end later than this if it took twice the first.
         calls: at most, after a first one, which counts only where it is the only one.
     """
     import torch
@@ -249,7 +249,7 @@ def time_slow(case: Case, prepare: Prepare, *, seconds: float, calls: int) -> di
         run, compile_s = timed(lambda: prepare(case))
         result, first_s = timed(run)
         found: list[float] = []
-        while len(found) < calls and time.perf_counter() - started + first_s < seconds:
+        while len(found) < calls and time.perf_counter() - started + 2 * first_s < seconds:
             found.append(1e3 * timed(run)[1])
     figures = _figures(found or [1e3 * first_s], max(1, len(found)))
     return figures | {"prepare_s": round(compile_s + first_s, 1), "error": worst_error(result, expected)}

@@ -149,7 +149,8 @@ def run_race(options: argparse.Namespace) -> None:
         times = {name: found.get("ms", found) for name, found in row["contenders"].items()}
         console.print(f"{case.name} at batch {case.batch}: {times}")
         rows = in_order(known)
-        record = {"tolerance": [RELATIVE, ABSOLUTE], "summary": summary(rows), "rows": rows}
+        record = {"tolerance": [RELATIVE, ABSOLUTE], "models": MODELS}
+        record |= {"summary": summary(rows), "rows": rows}
         write_results(path, "cpu_inference", record)
     show("CPU inference, ms (how many times faster plait is)", *tables.cpu_inference_rows(record))
     console.print(tables.cpu_inference_lowest(record))

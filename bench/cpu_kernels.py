@@ -1,4 +1,4 @@
-"""Where the time of one model goes on the CPU: kernel by kernel in plait, by kind of operator in ONNX Runtime.
+"""Where the time of a model goes on the CPU: by kernel in plait, by kind of operator in ONNX Runtime.
 
 Both sides are instrumented, which costs some microseconds a kernel: for the time of a
 whole call see `cpu_inference.py`.
@@ -56,7 +56,7 @@ def plait_times(executable: Any, inputs: dict[str, Any], calls: int) -> list[Ker
     TVM tells before and after each function that it calls.
     """
     executable(**inputs)
-    runs: list[Counter[str]] = []
+    runs: list[defaultdict[str, float]] = []
     counts: Counter[str] = Counter()
     started: list[float] = []
 
@@ -64,13 +64,13 @@ def plait_times(executable: Any, inputs: dict[str, Any], calls: int) -> list[Ker
         if before:
             started.append(time.perf_counter())
         else:
-            runs[-1][name] += time.perf_counter() - started.pop()  # type: ignore[assignment]
+            runs[-1][name] += time.perf_counter() - started.pop()
             counts[name] += 1
         return 0  # go on
 
     executable._machine.set_instrument(instrument)
     for _ in range(calls):
-        runs.append(Counter())
+        runs.append(defaultdict(float))
         executable(**inputs)
     medians = {name: statistics.median(run[name] for run in runs) / MICRO for name in counts}
     return _with_cost(executable, medians, {name: count // calls for name, count in counts.items()})
@@ -94,9 +94,9 @@ def _with_cost(executable: Any, us: dict[str, float], calls: dict[str, int]) -> 
 
 
 def onnxruntime_times(case: Case, calls: int) -> dict[str, tuple[int, float]]:
-    """Nodes of one run, and its microseconds, by kind of operator, from ONNX Runtime's profile; slowest first.
+    """Nodes and microseconds of one run by kind of operator, from ONNX Runtime's profile; slowest first.
 
-    The microseconds are the sum over the nodes of a kind of the median over some calls.
+    The microseconds of a node are the median over some calls.
     """
     feeds = {name: tensor.numpy() for name, tensor in case.inputs.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +119,7 @@ def onnxruntime_times(case: Case, calls: int) -> dict[str, tuple[int, float]]:
 def show_plait(rows: list[KernelTime], limit: int) -> None:
     """The slowest kernels."""
     total = sum(row.us for row in rows)
-    table = Table(title=f"plait: {total / 1e3:.2f} ms in {sum(row.calls for row in rows)} calls")
+    table = Table(title=f"plait: {total / 1e3:.2f} ms in {sum(row.calls for row in rows)} calls of functions")
     for heading in ("kernel", "calls", "ms", "share", "GFLOP", "GFLOP/s", "ops"):
         table.add_column(
             heading, justify="left" if heading in ("kernel", "ops") else "right", overflow="fold"

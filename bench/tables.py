@@ -220,7 +220,10 @@ def cpu_inference(record: dict[str, Any]) -> str:
         if "failure" in found
     ]
     failed = f"\nFailed: {'; '.join(failures)}.\n" if failures else ""
-    return markdown(*cpu_inference_rows(record)) + note + failed + provenance(record, "onnxruntime")
+    measured = {row["model"] for row in rows}
+    missing = [name for name in record["models"] if name not in measured]
+    left = f"\nNot measured yet: {', '.join(missing)}.\n" if missing else ""
+    return markdown(*cpu_inference_rows(record)) + note + failed + left + provenance(record, "onnxruntime")
 
 
 def cpu_levers_rows(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,7 @@ class MultilayerPerceptron(nn.Module):
         super().__init__()
         if len(widths) < 2:
             raise ValueError(f"a perceptron has at least two widths, input and output, not {list(widths)}")
-        self.hidden = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(widths[:-2], widths[1:-1], strict=True)
-        )
+        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths[:-1]))
         self.classifier = nn.Linear(widths[-2], widths[-1])
 
     def forward(self, features: Tensor) -> Tensor:
