@@ -205,7 +205,9 @@ def cpu_inference(record: dict[str, Any]) -> str:
     threads = " or ".join(sorted({str(row["threads"]) for row in rows}))
     rounds = " or ".join(str(count) for count in sorted({row["rounds"] for row in rows}))
     load = max(row["load_before"] for row in rows)
-    busy = f" Other jobs ran beside it (load average {load:.1f} at the start)." if load > 0.5 else ""
+    busy = ""
+    if load > 0.5:
+        busy = f" Other jobs ran beside it (load average {load:.1f} at the start), so the figures are rough."
     note = (
         f"\nf32, {threads} threads for each contender, medians of {rounds} rounds in turns; in brackets how "
         "many times faster plait is, and below the geometric means with the number of rows in them. "
