@@ -32,6 +32,7 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python bench/ir_scaling.py
 	$(BIN)/python bench/main_job.py
+	$(BIN)/python bench/cpu_inference.py
 	$(if $(DATA),$(BIN)/python bench/roofline_vs_measured.py $(DATA))
 	$(BIN)/python bench/tables.py
 

@@ -5,7 +5,7 @@ interpreter and of both CPU executables against torch at batch 1 and 3; sm_80 ke
 with registers, shared memory and spills from the assembler; latency, energy, memory
 and the MIG profile from the roofline.  Weights are random and seeded.
 
-Run: python bench/main_job.py [MODEL ...] [--show] [--json PATH]; all ten by default.
+Run: python bench/main_job.py [MODEL ...] [--show] [--json PATH]; all families by default.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def _tuple(results: Any) -> tuple[np.ndarray, ...]:
     return tuple(r.detach().numpy() if hasattr(r, "detach") else np.asarray(r) for r in found)
 
 
-def export_onnx(chosen: Example, model: Any, seed: int, folder: Path) -> Path:
-    """The model as an ONNX file with a dynamic batch, written by torch.onnx.export."""
+def export_onnx(chosen: Example, model: Any, seed: int, folder: Path, *, batch: int | None = None) -> Path:
+    """The model as an ONNX file of that batch, or of a dynamic one, written by torch.onnx.export."""
     import torch
 
-    inputs = chosen.inputs(2, seed)
+    inputs = chosen.inputs(batch or 2, seed)
     path = folder / f"{chosen.name}.onnx"
-    shapes = tuple(dict(chosen.dynamic[k]) for k in inputs)
+    shapes = None if batch else tuple(dict(chosen.dynamic[k]) for k in inputs)
     # The exporter reports packages that it could use and that are not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -196,7 +196,7 @@ def one_line(row: dict[str, Any]) -> str:
 def main() -> None:
     """Run the job and print the table."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("models", nargs="*", help="names of examples; by default the ten families")
+    options.add_argument("models", nargs="*", help="names of examples; by default all families")
     options.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "main_job.json")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--show", action="store_true", help="print dump, passes, kernels and prediction")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +26,9 @@ def markdown(headings: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def provenance(record: dict[str, Any]) -> str:
-    """When, on what and with which versions a benchmark ran."""
-    wanted = ("torch", "apache-tvm", "onnx")
+def provenance(record: dict[str, Any], *more: str) -> str:
+    """When, on what and with which versions (those of `more` as well) a benchmark ran."""
+    wanted = ("torch", "apache-tvm", "onnx", *more)
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if k in wanted)
     where = record["machine"]
     return f"\nRun {record['date']} on {where['cores']} cores of {where['processor']}; {versions}.\n"
@@ -135,11 +136,124 @@ def coverage(records: dict[str, dict[str, Any]]) -> str:
     return markdown(headings, rows) + damaged + provenance(aten)
 
 
+PEERS = {
+    "onnxruntime": "ONNX Runtime",
+    "torch": "torch eager",
+    "torch_compile": "torch.compile",
+    "tvm_default": "TVM default",
+}
+
+
+def speedup(row: dict[str, Any], peer: str) -> float | None:
+    """How many times faster plait is than a peer; None where either has no time."""
+    own, other = row["contenders"]["plait"], row["contenders"].get(peer, {})
+    return other["ms"] / own["ms"] if "ms" in own and "ms" in other else None
+
+
+def milliseconds(time_ms: float) -> str:
+    """A time with three significant digits."""
+    return f"{time_ms:.{max(0, 2 - math.floor(math.log10(time_ms)))}f}"
+
+
+def peer_cell(row: dict[str, Any], peer: str) -> str:
+    """A peer's time and, in brackets, how many times faster plait is."""
+    other = row["contenders"].get(peer)
+    if other is None:
+        return ""
+    if "over_s" in other:
+        return f"cut after {other['over_s']:.0f} s"
+    if "failure" in other:
+        return "failed"
+    ratio = speedup(row, peer)
+    return milliseconds(other["ms"]) + (f" ({ratio:.2f}x)" if ratio is not None else "")
+
+
+def cpu_inference_rows(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: one row a model and batch, then the geometric means."""
+    headings = [
+        "model",
+        "batch",
+        "plait ms",
+        *(f"{label} ms" for label in PEERS.values()),
+        "error / tolerance",
+    ]
+    rows = []
+    for row in record["rows"]:
+        own = row["contenders"]["plait"]
+        time = milliseconds(own["ms"]) if "ms" in own else "failed"
+        error = f"{own['error']:.3f}" if "error" in own else ""
+        cells = [peer_cell(row, peer) for peer in PEERS]
+        rows.append([row["model"], str(row["batch"]), time, *cells, error])
+    for batch in [*sorted({row["batch"] for row in record["rows"]}), "all"]:
+        means = [record["summary"].get(peer, {}).get(str(batch)) for peer in PEERS]
+        cells = [f"{mean['geometric_mean']:.2f}x of {mean['rows']}" if mean else "" for mean in means]
+        rows.append(["geometric mean", str(batch), "", *cells, ""])
+    return headings, rows
+
+
+def cpu_inference_lowest(record: dict[str, Any]) -> str:
+    """The row in which plait does worst against ONNX Runtime, as a sentence."""
+    found = record["summary"].get("onnxruntime", {}).get("all")
+    if found is None:
+        return "ONNX Runtime was not measured."
+    return f"The lowest ratio against ONNX Runtime is {found['lowest']:.2f}x, {found['lowest_at']}."
+
+
+def cpu_inference(record: dict[str, Any]) -> str:
+    """Time of a call by model and batch, of plait and its peers."""
+    rows = record["rows"]
+    threads = " or ".join(sorted({str(row["threads"]) for row in rows}))
+    rounds = " or ".join(str(count) for count in sorted({row["rounds"] for row in rows}))
+    load = max(row["load_before"] for row in rows)
+    busy = ""
+    if load > 0.5:
+        busy = f" Other jobs ran beside it (load average {load:.1f} at the start), so the figures are rough."
+    note = (
+        f"\nf32, {threads} threads for each contender, medians of {rounds} rounds in turns; in brackets how "
+        "many times faster plait is, and below the geometric means with the number of rows in them. "
+        f"{cpu_inference_lowest(record)} TVM's default pipeline runs alone, by few calls; `cut` means that "
+        f"compilation and first call took longer.{busy} Errors are of plait against torch eager, in units "
+        "of the tolerance (rtol 1e-3, atol 1e-4).\n"
+    )
+    failures = [
+        f"{row['model']} at batch {row['batch']}, {PEERS.get(name, name)}: {found['failure']}"
+        for row in rows
+        for name, found in row["contenders"].items()
+        if "failure" in found
+    ]
+    failed = f"\nFailed: {'; '.join(failures)}.\n" if failures else ""
+    measured = {row["model"] for row in rows}
+    missing = [name for name in record["models"] if name not in measured]
+    left = f"\nNot measured yet: {', '.join(missing)}.\n" if missing else ""
+    return markdown(*cpu_inference_rows(record)) + note + failed + left + provenance(record, "onnxruntime")
+
+
+def cpu_levers_rows(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: ms with all features on, and how many times slower without each."""
+    labels = list(record["levers"])
+    rows = []
+    for row in record["rows"]:
+        full = row["variants"]["all on"].get("ms")
+        cells = []
+        for label in labels:
+            time = row["variants"].get(label, {}).get("ms")
+            cells.append(f"{time / full:.2f}x" if time and full else "failed")
+        rows.append([row["model"], str(row["batch"]), milliseconds(full) if full else "failed", *cells])
+    return ["model", "batch", "all on, ms", *(f"without {label}" for label in labels)], rows
+
+
+def cpu_levers(record: dict[str, Any]) -> str:
+    """What each feature of the CPU code generation is worth."""
+    return markdown(*cpu_levers_rows(record)) + provenance(record)
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "main_job": main_job,
     "ir_scaling": ir_scaling,
     "roofline_vs_measured": roofline_vs_measured,
     "coverage": coverage,
+    "cpu_inference": cpu_inference,
+    "cpu_levers": cpu_levers,
 }
 #: Tables made of the results of several benchmarks; every other table is named after its one.
 SOURCES = {

@@ -1,4 +1,4 @@
-"""The main job on the ten families: every route agrees with torch, every kernel assembles and is mapped."""
+"""The main job on the families: every route agrees with torch, every kernel assembles and is mapped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model families: ten published architectures, and two small nets, as plain PyTorch programs.
+"""Model families: eleven published architectures, a perceptron and two small nets, as plain PyTorch programs.
 
 Every family is one readable file that a researcher could use on its own: the
 layers, the constructor with its usual options, and the paper it follows.  The
@@ -20,7 +20,8 @@ names                                         input                 output
 resnet18 resnet50 mobilenet_v2                image f32             f32 [B, 1000]
 efficientnet_b0 densenet121 vgg16             [B, 3, 224, 224]
 convnext_tiny vit_tiny swin_tiny
-gpt2_small                                    tokens i64 [B, 128]   f32 [B, 128, 768]
+gpt2_small bert_base                          tokens i64 [B, 128]   f32 [B, 128, 768]
+mlp                                           features f32 [B, 784] f32 [B, 10]
 small_cnn                                     image f32             f32 [B, 10]
                                               [B, 3, 32, 32]
 small_transformer                             tokens f32            f32 [B, 10]
@@ -125,6 +126,17 @@ def _token_ids(name: str, module: str, paper: str, *, length: int, vocabulary: i
     return Example(name, _builder(module, name), inputs, {"tokens": {0: "B"}}, paper)
 
 
+def _features(name: str, module: str, paper: str, *, width: int) -> Example:
+    """An example that takes one batch of feature vectors."""
+
+    def inputs(batch: int = 1, seed: int = 0) -> dict[str, torch.Tensor]:
+        from plait.frontends.families.inputs import features
+
+        return {"features": features(batch, width, seed)}
+
+    return Example(name, _builder(module, name), inputs, {"features": {0: "B"}}, paper)
+
+
 def _token_features(name: str, module: str, paper: str, *, length: int, width: int) -> Example:
     """An example that takes one batch of sequences of feature vectors."""
 
@@ -190,6 +202,20 @@ _CATALOGUE: dict[str, Example] = {
             "Radford et al., Language Models are Unsupervised Multitask Learners, OpenAI 2019",
             length=128,
             vocabulary=50257,
+        ),
+        _token_ids(
+            "bert_base",
+            "bert",
+            "Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers for Language "
+            "Understanding, NAACL 2019, arXiv:1810.04805",
+            length=128,
+            vocabulary=30522,
+        ),
+        _features(
+            "mlp",
+            "mlp",
+            "Rumelhart et al., Learning representations by back-propagating errors, Nature 323, 1986",
+            width=784,
         ),
         _image("small_cnn", "small", _RESNET, image_size=32),
         _token_features("small_transformer", "small", _TRANSFORMER, length=16, width=64),

@@ -1,4 +1,4 @@
-"""Seeded example inputs: images, token ids and token features."""
+"""Seeded example inputs: images, token ids and features."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def token_ids(batch: int, length: int, vocabulary: int, seed: int) -> Tensor:
     """Uniform random token ids, int64 [batch, length], in 0..vocabulary-1."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, vocabulary, (batch, length), generator=generator)
+
+
+def features(batch: int, width: int, seed: int) -> Tensor:
+    """Standard normal features, float32 [batch, width]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, width, generator=generator)
 
 
 def token_features(batch: int, length: int, width: int, seed: int) -> Tensor:

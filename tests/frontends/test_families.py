@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from plait.frontends.families import Example, example, examples
+from plait.frontends.families.bert import BERT, PostNormBlock
 from plait.frontends.families.efficientnet import EfficientNet
 from plait.frontends.families.gpt2 import GPT2
 from plait.frontends.families.initialization import build_seeded, initialize
 from plait.frontends.families.layers import SelfAttention, StochasticDepth, linear_rates, round_channels
+from plait.frontends.families.mlp import MultilayerPerceptron
 from plait.frontends.families.resnet import BasicBlock, ResNet
 from plait.frontends.families.swin import (
     MASKED_SCORE,
@@ -40,15 +42,19 @@ PARAMETERS = {
     "vit_tiny": 5_717_416,
     "swin_tiny": 28_288_354,
     "gpt2_small": 124_439_808,
+    "bert_base": 108_891_648,
+    "mlp": 36_818_954,
     "small_cnn": 20_138,
     "small_transformer": 100_746,
 }
 OUTPUT_SHAPES = dict.fromkeys(PARAMETERS, (1000,)) | {
     "gpt2_small": (128, 768),
+    "bert_base": (128, 768),
+    "mlp": (10,),
     "small_cnn": (10,),
     "small_transformer": (10,),
 }
-FAST = ("small_cnn", "small_transformer", "resnet18")
+FAST = ("small_cnn", "small_transformer", "resnet18", "mlp")
 
 every_example = pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PARAMETERS]
@@ -193,10 +199,12 @@ def test_constructors_take_other_sizes():
         lambda: SelfAttention(64, 5),
         lambda: WindowAttention(64, 5, 7, None, 0.0),
         lambda: StochasticDepth(1.0),
+        lambda: BERT(width=64, heads=5),
+        lambda: MultilayerPerceptron((784,)),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(construct):
-    with pytest.raises(ValueError, match=r"multiple of|below 1"):
+    with pytest.raises(ValueError, match=r"multiple of|below 1|at least two"):
         construct()
 
 
@@ -256,6 +264,37 @@ def test_gpt2_reads_only_the_past_and_its_head_is_tied():
     difference = (body(changed) - hidden).abs().amax(-1)[0]
     torch.testing.assert_close(difference[:7], torch.zeros(7))
     assert bool((difference[7:] > 1e-4).all())
+
+
+def test_bert_reads_both_sides_and_adds_the_embedding_of_the_segment():
+    model = build_seeded(lambda: BERT(vocabulary=50, context=16, width=16, depth=2, heads=2), 0)
+    tokens = torch.arange(12).reshape(1, 12)
+    hidden = model(tokens)
+    changed = tokens.clone()
+    changed[0, 7] = 40
+    assert bool(((model(changed) - hidden).abs().amax(-1) > 1e-4).all())
+    torch.testing.assert_close(model(tokens, torch.zeros_like(tokens)), hidden)
+    second = model(tokens, torch.ones_like(tokens))
+    with torch.no_grad():
+        model.segment_embedding.weight[0] = model.segment_embedding.weight[1]
+    torch.testing.assert_close(model(tokens), second)
+    assert float((second - hidden).detach().abs().max()) > 1e-2
+
+
+def test_a_post_norm_block_normalises_its_result():
+    block = PostNormBlock(16, 2).eval()  # as constructed: scales of one and shifts of zero
+    result = block(3.0 + torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(result.mean(-1), torch.zeros(2, 5), atol=1e-6, rtol=0.0)
+    torch.testing.assert_close(result.var(-1, unbiased=False), torch.ones(2, 5))
+
+
+def test_a_perceptron_is_its_layers_with_rectifiers_between():
+    model = build_seeded(lambda: MultilayerPerceptron((6, 5, 4, 3)), 0)
+    x = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    first, second = model.hidden
+    expected = model.classifier(second(first(x).clamp(min=0)).clamp(min=0))
+    torch.testing.assert_close(model(x), expected)
+    assert MultilayerPerceptron((6, 3))(x).shape == (2, 3)
 
 
 def test_windows_partition_and_merge():

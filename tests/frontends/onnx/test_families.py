@@ -1,4 +1,4 @@
-"""Models as torch's ONNX exporters write them, with a symbolic batch; the ten families are in test_main_job."""
+"""Models as torch's ONNX exporters write them, with a symbolic batch; the large families are in test_main_job."""
 
 import io
 

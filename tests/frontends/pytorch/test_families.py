@@ -1,4 +1,4 @@
-"""The small examples lower with a symbolic batch and compute what torch does; the ten families in test_main_job."""
+"""The small examples lower with a symbolic batch and compute what torch does; the large families in test_main_job."""
 
 from __future__ import annotations
 
