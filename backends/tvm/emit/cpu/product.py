@@ -87,10 +87,10 @@ class Product:
                     start = block * tile.lanes + v * tile.width
                     with vector(tile.width) as lane:
                         place = self.place(batch, row, start + lane)
-                        T.buffer_store(buffer, sums[r * tile.lanes + v * tile.width + lane], list(place))
+                        T.buffer_store(buffer, sums[r][v * tile.width + lane], list(place))
 
     @contextmanager
-    def _tiles(self, read: Reader) -> Iterator[tuple[Place, Expr, list[Place], Any]]:
+    def _tiles(self, read: Reader) -> Iterator[tuple[Place, Expr, list[Place], list[Any]]]:
         """Loops over all tiles; inside, the place of one and its sums."""
         tile, rows = self.tile, product(self.rows)
         blocks = tirx.floordiv(self.columns + (tile.lanes - 1), whole(tile.lanes))
@@ -105,23 +105,23 @@ class Product:
             at = [places(n, self.rows) for n in numbers]
             yield tuple(lead), block, at, self._accumulate(read, tuple(lead), block, at)
 
-    def _accumulate(self, read: Reader, batch: Place, block: Expr, rows: Sequence[Place]) -> Any:
-        """Sum a tile; the array of sums [rows * lanes]."""
+    def _accumulate(self, read: Reader, batch: Place, block: Expr, rows: Sequence[Place]) -> list[Any]:
+        """Sum a tile; an array of sums [lanes] for each row."""
         tile = self.tile
         dtype = str(self.sums.dtype)
-        sums = local(dtype, tile.rows * tile.lanes)
-        for start in range(0, tile.rows * tile.lanes, tile.width):
-            with vector(tile.width) as lane:
-                T.buffer_store(sums, number(0, dtype), [start + lane])
+        sums = [local(dtype, tile.lanes) for _ in rows]
+        for array in sums:
+            for start in range(0, tile.lanes, tile.width):
+                with vector(tile.width) as lane:
+                    T.buffer_store(array, number(0, dtype), [start + lane])
 
         def add(depth: Place) -> None:
-            for r, row in enumerate(rows):
+            for array, row in zip(sums, rows, strict=True):
                 element = read(self.left(batch, row, block, depth))
-                for v in range(tile.vectors):
-                    start = r * tile.lanes + v * tile.width
+                for start in range(0, tile.lanes, tile.width):
                     with vector(tile.width) as lane:
-                        column = read(self.right(batch, block, depth, v * tile.width + lane))
-                        T.buffer_store(sums, sums[start + lane] + element * column, [start + lane])
+                        column = read(self.right(batch, block, depth, start + lane))
+                        T.buffer_store(array, array[start + lane] + element * column, [start + lane])
 
         *outer, last = self.depth
         with ExitStack() as stack:
@@ -144,7 +144,7 @@ class Product:
         batch: Place,
         block: Expr,
         rows: Sequence[Place],
-        sums: Any,
+        sums: list[Any],
     ) -> None:
         """Store the epilogue of a tile."""
         tile = self.tile
@@ -152,13 +152,12 @@ class Product:
         for r, row in enumerate(rows):
             for v in range(tile.vectors):
                 start = block * tile.lanes + v * tile.width
-                first = r * tile.lanes + v * tile.width
 
                 def place(lane: Expr, row: Place = row, start: Expr = start) -> list[Expr]:
                     where = self.place(batch, row, start + lane)
                     return [where[axis] for axis in axes]
 
-                def value(lane: Expr, place: Any = place, first: int = first) -> Expr:
+                def value(lane: Expr, place: Any = place, sums: Any = sums[r], first: int = v * tile.width) -> Expr:
                     read.bind_function(self.sums, lambda _: sums[first + lane])
                     return read.computed(result, place(lane))
 

@@ -72,17 +72,18 @@ class Window:
                     first=block * (vectors * self.width),
                     vectors=vectors,
                 )
-                found = self._reduce(read, row, tile, tiles)
+                found = self._reduce(read, row)
                 for p, x in enumerate(row.pixels):
                     for v in range(vectors):
-                        self._store(read, result, axes, buffer, row, (p * vectors + v) * self.width, x, v, found)
+                        self._store(read, result, axes, buffer, row, x, v, found[p])
 
-    def _reduce(self, read: Reader, row: _Tile, tile: Expr, tiles: Expr) -> Any:
+    def _reduce(self, read: Reader, row: _Tile) -> list[Any]:
         dtype = str(self.sums.dtype)
-        found = local(dtype, len(row.pixels) * row.vectors * self.width)
-        for start in range(0, len(row.pixels) * row.vectors * self.width, self.width):
-            with vector(self.width) as lane:
-                T.buffer_store(found, self.start, [start + lane])
+        found = [local(dtype, row.vectors * self.width) for _ in row.pixels]
+        for array in found:
+            for start in range(0, row.vectors * self.width, self.width):
+                with vector(self.width) as lane:
+                    T.buffer_store(array, self.start, [start + lane])
         (sy, sx), (dy, dx), (py, px) = self.stride, self.dilation, self.pad
         ky, kx = self.kernel
         top = row.y * sy - py
@@ -98,7 +99,7 @@ class Window:
                 self._row(read, row, found, top + k * dy, k, checked=True)
         return found
 
-    def _row(self, read: Reader, row: _Tile, found: Any, y: Expr, k: Expr, *, checked: bool) -> None:
+    def _row(self, read: Reader, row: _Tile, found: list[Any], y: Expr, k: Expr, *, checked: bool) -> None:
         """Take one row of the window into a tile."""
         for kx in range(self.kernel[1]):
             for p, pixel in enumerate(row.pixels):
@@ -108,12 +109,12 @@ class Window:
                         stack.enter_context(T.If(tirx.And(x >= 0, x < self.size[1])))
                         stack.enter_context(T.Then())
                     for v in range(row.vectors):
-                        start = (p * row.vectors + v) * self.width
+                        start = v * self.width
                         with vector(self.width) as lane:
-                            channel = row.first + v * self.width + lane
+                            channel = row.first + start + lane
                             element = self.read(row.n, channel, y, x)
-                            value = self.combine(found[start + lane], element, channel, (k, whole(kx)))
-                            T.buffer_store(found, read(value), [start + lane])
+                            value = self.combine(found[p][start + lane], element, channel, (k, whole(kx)))
+                            T.buffer_store(found[p], read(value), [start + lane])
 
     def _store(
         self,
@@ -122,7 +123,6 @@ class Window:
         axes: Sequence[int],
         buffer: Any,
         row: _Tile,
-        start: int,
         x: Expr,
         v: int,
         found: Any,
@@ -130,7 +130,7 @@ class Window:
         with vector(self.width) as lane:
             where = (row.n, row.first + v * self.width + lane, row.y, x)
             place = [where[axis] for axis in axes]
-            read.bind_function(self.sums, lambda _: found[start + lane])
+            read.bind_function(self.sums, lambda _: found[v * self.width + lane])
             T.buffer_store(buffer, read.computed(result, place), place)
 
 

@@ -180,7 +180,7 @@ class Winograd:
         image, ty, tx = tile
         top, left = ty * m - self.pad[0], tx * m - self.pad[1]
         with T.serial(whole(0), whole(self.channels[0] // width)) as block:
-            half = local("float32", side * side * width)
+            half = [local("float32", side * width) for _ in range(side)]
             for j in range(side):
                 column = local("float32", side * width)
                 for i in range(side):
@@ -193,13 +193,13 @@ class Winograd:
                 for i in range(side):
                     with vector(width) as lane:
                         value = _combined(self.transforms.inputs[i], lambda k, lane=lane: column[k * width + lane])
-                        T.buffer_store(half, value, [(i * side + j) * width + lane])
+                        T.buffer_store(half[i], value, [j * width + lane])
             for i in range(side):
                 for j in range(side):
                     with vector(width) as lane:
                         value = _combined(
                             self.transforms.inputs[j],
-                            lambda k, i=i, lane=lane: half[(i * side + k) * width + lane],
+                            lambda k, i=i, lane=lane: half[i][k * width + lane],
                         )
                         T.buffer_store(inputs, value, [whole(i * side + j), index, block * width + lane])
 
@@ -235,7 +235,7 @@ class Winograd:
         _, channels, height, columns = self.sums.shape
         image, ty, tx = tile
         with T.serial(whole(0), whole(-(-self.channels[1] // width))) as block:
-            half = local("float32", m * side * width)
+            half = [local("float32", side * width) for _ in range(m)]
             for j in range(side):
                 for i in range(m):
                     with vector(width) as lane:
@@ -243,7 +243,7 @@ class Winograd:
                             self.transforms.outputs[i],
                             lambda k, j=j, lane=lane: sums[whole(k * side + j), index, block * width + lane],
                         )
-                        T.buffer_store(half, value, [(i * side + j) * width + lane])
+                        T.buffer_store(half[i], value, [j * width + lane])
             for i in range(m):
                 for j in range(m):
                     y, x = ty * m + i, tx * m + j
@@ -251,7 +251,7 @@ class Winograd:
                     with vector(width) as lane:
                         value = _combined(
                             self.transforms.outputs[j],
-                            lambda k, i=i, lane=lane: half[(i * side + k) * width + lane],
+                            lambda k, i=i, lane=lane: half[i][k * width + lane],
                         )
                         T.buffer_store(done, value, [lane])
 

@@ -41,8 +41,12 @@ def places(number: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:
 
 
 def local(dtype: str, size: int) -> Any:
-    """A small array of one thread, which becomes registers where all its indices are constant."""
-    return T.alloc_buffer([size], dtype, scope="local", layout=None)
+    """A small array of one thread, which becomes registers where all its indices are constant.
+
+    TVM puts an array on the stack only in its global scope and below 1,024 bytes; any other
+    costs a call of the allocator.
+    """
+    return T.alloc_buffer([size], dtype, layout=None)
 
 
 def scratch(dtype: str, shape: Sequence[Expr]) -> Any:
