@@ -129,10 +129,16 @@ def _adaptive_avg_pool(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
             tirx.if_then_else(tirx.all(*inside), read, number(0, dtype)) if inside else read, axis=[ky, kx]
         )
 
-    sums = te.compute(shape, total, name="window_sum")
+    # The sums in the order of memory, along whose last axis vectors run.
+    order = emitter.layouts.get(op.x, (0, 1, 2, 3))
+    sums = te.compute(
+        [shape[axis] for axis in order],
+        lambda *i: total(*(i[order.index(axis)] for axis in range(4))),
+        name="window_sum",
+    )
     return te.compute(
         shape,
-        lambda n, c, y, x: sums(n, c, y, x) / tirx.Cast(dtype, length(y, 0) * length(x, 1)),
+        lambda *i: sums(*(i[axis] for axis in order)) / tirx.Cast(dtype, length(i[2], 0) * length(i[3], 1)),
         name="adaptive_avg_pool",
     )
 
