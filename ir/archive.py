@@ -119,7 +119,7 @@ def pack_constants(graph: Graph) -> bytes:
 
 
 def unpack_constants(graph: Graph, packed: Buffer, file: str) -> dict[str, np.ndarray]:
-    """Arrays by constant name, with the element types that the graph declares, over the memory of `packed`."""
+    """Arrays by constant name, of the element types that the graph declares, over the memory of `packed`."""
     try:
         stored = read_tensors(packed)
     except (KeyError, TypeError, ValueError) as problem:

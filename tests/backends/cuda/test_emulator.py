@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from plait.backends.cuda.emulator import EmulatedModule
 from plait.backends.cache import Cache
+from plait.backends.cuda.emulator import EmulatedModule
 from plait.backends.cuda.emulator.build import build_library, find_compiler
 from plait.ir.errors import CompileError, InputError
 
