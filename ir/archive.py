@@ -95,15 +95,16 @@ def parse_with(text: str, file: str, packed: Buffer | None, *, checked: bool = F
     Raises:
         InputError: data does not fit its hash.
     """
+    graph = parse(text, file=file, verify=not checked and packed is None)
     if packed is None:
-        return parse(text, file=file, verify=not checked)
-    bare = parse(text, file=file, verify=False)
-    data = unpack_constants(bare, packed, file)
-    graph = parse(text, file=file, constants=data, verify=not checked)
+        return graph
+    for name, array in unpack_constants(graph, packed, file).items():
+        graph.constants[name].attach(array)
     if checked:
         return graph
+    graph.verify()
     for name, constant in graph.constants.items():
-        if constant.has_data and hash_content(constant.data) != constant.content_hash:
+        if hash_content(constant.data) != constant.content_hash:
             raise InputError(
                 f"data of constant @{name} does not fit its hash",
                 where=file,

@@ -7,13 +7,13 @@ that several texts are shared among processes.
 from __future__ import annotations
 
 import base64
+import faulthandler
 import hashlib
 import importlib.metadata
 import io
 import json
 import os
 import queue
-import re
 import threading
 import zipfile
 import zlib
@@ -67,6 +67,11 @@ def assemble(
         found[name] = AssembledKernel(kernel_resources(binary)[name], binary.cubin, binary.ptx)
         _write(cache, keys[name], found[name])
     return {name: found[name] for name in texts}
+
+
+def prepare() -> None:
+    """What a worker does before its first job."""
+    faulthandler.enable()
 
 
 def run(job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -173,7 +178,7 @@ def _compiler() -> str:
 
 def _squeezed(text: str) -> str:
     """The text without the empty lines in the place of the other kernels."""
-    return re.sub(r"\n\s*\n+", "\n", text)
+    return "\n".join(line for line in text.splitlines() if line.strip())
 
 
 def _key(text: str, architecture: str) -> str:

@@ -96,7 +96,7 @@ class DeviceCode:
             )
         order = {kernel.name: index for index, kernel in enumerate(module.kernels)}
         rows.sort(key=lambda row: (order[owners[row.name].name], row.name))
-        return tuple(rows), source, images
+        return tuple(rows), source, {row.name: images[row.name] for row in rows}
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import importlib
 import json
 import os
@@ -20,10 +19,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     # What native code prints must not mix with the answers.
     os.dup2(2, 1)
-    faulthandler.enable()
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     module, _, name = function.partition(":")
-    run = getattr(importlib.import_module(module), name)
+    jobs = importlib.import_module(module)
+    run = getattr(jobs, name)
+    jobs.prepare()
 
     def answer(**message: Any) -> None:
         answers.write(json.dumps(message) + "\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,17 @@ from plait.ir.archive import load
 Report = Callable[[dict[str, Any]], None]
 #: Where a `Worker` finds the function of this module.
 FUNCTION = f"{__name__}:run"
+
+
+def prepare() -> None:
+    """Load what every job needs, before the first one comes."""
+    from plait.backends.tvm.toolchain import require_tvm
+
+    with suppress(PlaitError):  # the job says so
+        require_tvm()
+        import plait.backends.tvm.compile  # noqa: F401
+    # Behind TVM's handler, which prints the native stack: the first call then prints that of Python.
+    faulthandler.enable()
 
 
 def run(job: dict[str, Any], report: Report) -> dict[str, Any]:

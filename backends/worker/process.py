@@ -59,6 +59,7 @@ class Worker:
 
     Args:
         function: `package.module:name` of a function of the job and of a function to report events with.
+            The module also has a function `prepare`, which runs before the first job.
     """
 
     def __init__(self, function: str) -> None:
