@@ -96,11 +96,11 @@ def kernel_module(image: KernelImage, form: str) -> Any:
 
 
 def _host_module(root: Any) -> Any:
-    """The module below `root` that holds the host functions."""
+    """The module below `root` that holds the host functions and launches the kernels that it imports."""
     waiting = [root]
     while waiting:
         module = waiting.pop()
-        if module.kind in _HOST_KINDS and module.implements_function("main"):
+        if module.kind in _HOST_KINDS:
             return module
         waiting.extend(module.imports)
     raise InputError("the executable holds no host code", remedy="compile its graph again")
