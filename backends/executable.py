@@ -21,6 +21,7 @@ from plait.ir.memory import MemoryPlan, plan_memory
 
 if TYPE_CHECKING:
     from plait.backends.cuda.emulator import LaneOrder
+    from plait.backends.tvm.measure import KernelCall
 
 _threads_in_use: list[int] = []
 
@@ -69,6 +70,7 @@ class Executable:
         self._code = code
         self._lock = threading.Lock()
         self._machine: Any = None
+        self._root: Any = None
         self._parameters: list[Any] = []
         self._emulated: Any = None
         self.threads = target.threads if isinstance(target, CpuTarget) else 1
@@ -88,6 +90,29 @@ class Executable:
                 _use_threads(self.threads)
             results = self._run(self._machine, self._parameters, bound.arrays, bound.dims)
         return _unpacked(from_tensors(results, self.graph, as_torch=bound.torch_results))
+
+    def measure_kernels(self, *args: Any, repeats: int = 20, **named: Any) -> list[KernelCall]:
+        """Run on inputs and measure each kernel, on the device itself: its time, and what it computed.
+
+        Args:
+            repeats: how often the clock is read for each kernel.
+
+        Raises:
+            InputError: wrong inputs, or a GPU executable without a GPU.
+        """
+        bound = bind_arguments(self.graph, args, named)
+        with self._lock:
+            if self._machine is None:
+                self._start()
+            import tvm
+
+            from plait.backends.tvm.measure import KernelMeter
+
+            device = tvm.cpu() if isinstance(self.target, CpuTarget) else tvm.cuda(0)
+            counts = {op.name: len(op.results) for op in self.graph.walk()}
+            meter = KernelMeter(self._root, device, self.kernels, counts, repeats)
+            self._run(meter.machine(), self._parameters, bound.arrays, bound.dims)
+        return meter.calls
 
     def emulate(self, *args: Any, lane_order: LaneOrder = "forward", **named: Any) -> Any:
         """Run the CUDA text of every kernel on the host, thread by thread, with its barriers and shuffles.
@@ -140,7 +165,7 @@ class Executable:
         self._parameters = (
             tensors if isinstance(self.target, CpuTarget) else [t.copyto(tvm.cuda(0)) for t in tensors]
         )
-        self._machine = machine
+        self._root, self._machine = module, machine
 
     def _run(
         self, machine: Any, parameters: list[Any], arrays: list[Any], dims: Mapping[str, int]

@@ -6,6 +6,7 @@ parameters and the order of arguments.  What the driver is asked for is in a log
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import plait
 from plait.backends import compile_graph
 from plait.backends.cuda.emulator.build import build_library, find_compiler, load_runtime
 from plait.backends.cuda.toolkit import toolkit_path
@@ -130,6 +132,51 @@ def test_what_is_missing_is_said(machine: Machine, settings: dict[str, str], wor
     for word in words:
         assert word in done.stdout
     assert not log
+
+
+def check(machine: Machine, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run bench/gpu_check.py on the small net."""
+    script = Path(__file__).parents[2] / "bench" / "gpu_check.py"
+    command = [sys.executable, str(script), "small_cnn", "--batch", "2", "--repeats", "3"]
+    return subprocess.run(
+        [*command, "--json", str(machine.folder / "check.json")],
+        env={**machine.environment, **settings},
+        cwd=machine.folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def test_the_check_of_a_gpu_says_what_is_missing(machine: Machine) -> None:
+    done = check(machine, LD_LIBRARY_PATH="")
+    assert done.returncode == 2
+    assert "there is no NVIDIA driver" in done.stderr
+    assert not (machine.folder / "check.json").exists()
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_measures_every_kernel(machine: Machine) -> None:
+    graph = plait.optimize(lowered("small_cnn"))
+    fixed = compile_graph(graph, "a100", dims={"B": 2})
+    library = build_library(fixed.cuda_source).path
+    done = check(machine, FAKE_DRIVER_LIBRARIES=f"{load_runtime()._name}:{library}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((machine.folder / "check.json").read_text())
+    assert found["device"]["name"] == "fake device"
+    (model,) = found["models"]
+    assert model["max_error"] <= 1
+    assert model["median_us"] > 0
+    assert len(found["rows"]) == sum(kernel.calls for kernel in fixed.kernels)
+    for row in found["rows"]:
+        assert row["max_error"] is not None
+        assert row["max_error"] <= 1
+        assert row["median_us"] > 0
+        assert row["device"] == "fake device"
+        assert row["driver"] == "13.0"
+        assert row["opnames"]
+        assert row["dims"][-1][0] == 2
+        assert set(row["dtypes"]) == {"float32"}
 
 
 def test_compiling_where_there_is_a_device_leaves_the_text_to_plait(machine: Machine) -> None:
