@@ -13,8 +13,8 @@ The JSON file, beside date, machine and versions:
   rows      one for each call of a kernel: model, batch, function, ops (names in the graph), opnames (kinds),
             dims (shape of each array, results last), dtypes, device, driver, median_us, repeats, max_error
 
-Times are in microseconds; those of models hold the copies of inputs and results. Errors are the largest |a - b| / (1e-4 + 1e-3 |b|), so that 1 is the tolerance;
-null where a kernel computes an intermediate that no op of the graph names.
+Times are in microseconds; those of models hold the copies of inputs and results. Errors
+are the largest |a - b| / (1e-4 + 1e-3 |b|), so that 1 is the tolerance; null where a kernel computes an intermediate that no op of the graph names.
 """
 
 from __future__ import annotations
@@ -132,9 +132,8 @@ def main() -> None:
             print(f"{name} batch {batch}: error {whole['max_error']:.3f}, {whole['median_us']:,.0f} us")
     write_results(given.json, "gpu_check", {"device": described, "models": models, "rows": rows})
     errors = [entry["max_error"] for entry in (*models, *rows) if entry["max_error"] is not None]
-    print(
-        f"wrote {given.json}: {len(rows)} kernel calls, worst error {max(errors, default=0.0):.3f} of the tolerance"
-    )
+    worst = max(errors, default=0.0)
+    print(f"wrote {given.json}: {len(rows)} kernel calls, worst error {worst:.3f} of the tolerance")
     sys.exit(1 if any(not error <= 1 for error in errors) else 0)
 
 

@@ -16,7 +16,7 @@ from tvm import relax
 from plait.backends.kernels import Kernel
 
 #: Launches between two readings of the clock last at least so long.
-_SPAN_MS = 1.0
+_SPAN_MS = 1
 #: What tells the virtual machine to go on with the call.
 _GO_ON = 0
 

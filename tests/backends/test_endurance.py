@@ -82,9 +82,7 @@ def test_threads_call_one_executable(exe: Executable) -> None:
 
     def work(batch: int) -> None:
         start.wait()
-        kept = []
-        for _ in range(50):
-            kept.append(exe(*arguments(batch)))
+        kept = [exe(*arguments(batch)) for _ in range(50)]
         for results in kept:
             for got, want in zip(results, wanted[batch], strict=True):
                 if not np.array_equal(got, want):
