@@ -14,7 +14,8 @@ The JSON file, beside date, machine and versions:
             dims (shape of each array, results last), dtypes, device, driver, median_us, repeats, max_error
 
 Times are in microseconds; those of models hold the copies of inputs and results. Errors
-are the largest |a - b| / (1e-4 + 1e-3 |b|), so that 1 is the tolerance; null where a kernel computes an intermediate that no op of the graph names.
+are the largest |a - b| / (1e-4 + 1e-3 |b|), so that 1 is the tolerance; null where a kernel
+computes an intermediate that no op of the graph names.
 """
 
 from __future__ import annotations
