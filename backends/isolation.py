@@ -187,5 +187,4 @@ def _failure(
             texts={"output.txt": output},
         )
         advice = f"python {bundle}/rerun.py repeats it in a process of its own; report it with that folder"
-    found = CompileError(error.what, where=error.where, why=error.why, remedy=advice)
-    return found
+    return CompileError(error.what, where=error.where, why=error.why, remedy=advice)

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,9 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def extended(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def extended(modules: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The worker can import the harmful modules; one that has imported them is not used again."""
     monkeypatch.syspath_prepend(str(modules))
-    # A worker that has imported a harmful module stays harmful.
     yield
     compile_worker().close()
 
@@ -117,10 +118,18 @@ def test_a_hang_ends_after_the_time_given(tmp_path: Path, extended: None) -> Non
     assert compile_worker().process_id is None
 
 
-def test_a_bug_leaves_a_bundle_with_its_traceback(tmp_path: Path, extended: None) -> None:
+def test_an_exception_of_an_emission_names_the_op(tmp_path: Path, extended: None) -> None:
     error = fail("bug", tmp_path)
     assert "core.sum" in str(error)
     assert "no such thing" in str(error)
+
+
+def test_an_exception_of_the_compiler_itself_leaves_a_bundle(tmp_path: Path, extended: None) -> None:
+    error = fail("of_nobody", tmp_path)  # a module that does not exist
+    assert "the compiler failed" in error.what
+    assert "ModuleNotFoundError" in (error.why or "")
+    (bundle,) = tmp_path.glob("plait-repro-*")
+    assert "Traceback" in (bundle / "output.txt").read_text()
 
 
 def test_the_next_compilation_after_a_crash_works(tmp_path: Path, extended: None) -> None:
