@@ -1,4 +1,4 @@
-"""The command line: `plait lower | print | opt | verify | diff | why | run | compile | predict`.
+"""The command line: `plait lower | print | opt | verify | diff | why | run | compile | cache | predict`.
 
 Every command reads a file or `-` (IR text from standard input), prints a table on a
 terminal and plain text in a pipe, takes `--json`, and exits with 2 and one clear
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from plait.api import Graph
+    from plait.backends.cache import CacheInfo
 
 app = typer.Typer(
     name="plait",
@@ -33,6 +34,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cache_app = typer.Typer(help="What plait keeps on disk: executables, machine code, emulated kernels.")
+app.add_typer(cache_app, name="cache")
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -42,6 +45,11 @@ Source = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Dims = Annotated[list[str] | None, typer.Option("--dim", help="Value of a dim, B=8; may be repeated.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")]
+UseCache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep and reuse what was compiled.")]
+Isolate = Annotated[
+    bool | None,
+    typer.Option("--isolate/--in-process", help="Compile in a process of its own; by default if possible."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
 Pipeline = Annotated[str | None, typer.Option("--passes", "-p", help="Pipeline, pass{option=value},pass.")]
 
@@ -350,6 +358,7 @@ def run_command(
     dim: Dims = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the results as .npz.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU target.")] = None,
+    cache: UseCache = True,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -370,7 +379,10 @@ def run_command(
     else:
         if executable is None:
             with working(f"compiling for {target}"):
-                executable = api.compile(graph, target=target, dims=dims, threads=threads)
+                # This process needs TVM to run the code: another one would only import it once more.
+                executable = api.compile(
+                    graph, target=target, dims=dims, threads=threads, isolate=False, cache=cache
+                )
         call: Any = executable.emulate if executable.target.name == "a100" else executable
         raw = call(**given)
         results = list(raw) if isinstance(raw, tuple) else [raw]
@@ -413,6 +425,9 @@ def compile_command(
     passes: Pipeline = None,
     sources: Annotated[Path | None, typer.Option(help="Folder for the CUDA text of each kernel.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU target.")] = None,
+    isolate: Isolate = None,
+    cache: UseCache = True,
+    timeout: Annotated[float, typer.Option(help="Seconds for a compiler in its own process.")] = 1800,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -420,7 +435,16 @@ def compile_command(
     graph = read(source, seed=seed)
     start = time.perf_counter()
     with working(f"compiling for {target}"):
-        executable = api.compile(graph, target=target, dims=dim_values(dim), pipeline=passes, threads=threads)
+        executable = api.compile(
+            graph,
+            target=target,
+            dims=dim_values(dim),
+            pipeline=passes,
+            threads=threads,
+            isolate=isolate,
+            cache=cache,
+            timeout_s=timeout,
+        )
     seconds = time.perf_counter() - start
     if output is not None:
         executable.save(output)
@@ -432,6 +456,35 @@ def compile_command(
         return
     out.print(kernel_table(executable))
     out.print(f"compiled in {seconds:.1f} s" + (f", wrote {output}" if output else ""))
+
+
+@cache_app.command("info")
+def cache_info_command(as_json: AsJson = False) -> None:
+    """Show the folders, and how much is in them."""
+    from plait.backends.cache import caches
+
+    _show_caches([cache.info() for cache in caches()], "in use", as_json)
+
+
+@cache_app.command("clear")
+def cache_clear_command(as_json: AsJson = False) -> None:
+    """Remove everything in them."""
+    from plait.backends.cache import caches
+
+    _show_caches([cache.clear() for cache in caches()], "removed", as_json)
+
+
+def _show_caches(found: list[CacheInfo], word: str, as_json: bool) -> None:
+    if as_json:
+        emit_json([info.to_dict() for info in found])
+        return
+    table = Table()
+    for column in ("cache", "entries", f"MB {word}", "MB allowed", "folder"):
+        table.add_column(column, overflow="fold")
+    for info in found:
+        sizes = (f"{size / 1e6:,.1f}" for size in (info.bytes, info.limit_bytes))
+        table.add_row(info.name, str(info.entries), *sizes, info.folder)
+    out.print(table)
 
 
 @app.command("predict")

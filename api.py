@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plait.ir import archive
-from plait.ir.bind import bind_dims
 from plait.ir.diff import GraphDiff
 from plait.ir.diff import diff as diff_graphs
 from plait.ir.errors import (
@@ -169,6 +168,9 @@ def compile(
     dims: Mapping[str, int] | None = None,
     pipeline: str | None = None,
     threads: int | None = None,
+    isolate: bool | None = None,
+    cache: bool | str | Path = True,
+    timeout_s: float | None = 1800.0,
 ) -> Executable:
     """Compile a graph (or what `lower` takes) for a target.
 
@@ -177,18 +179,29 @@ def compile(
         dims: values of dims to fix before compiling, `{"B": 8}`; others stay symbolic.
         pipeline: passes that run first; `""` for none, by default the standard pipeline.
         threads: of the CPU target; by default one per core.
+        isolate: compile in a worker process, which a crash of the code generator ends instead of this
+            one; by default wherever possible, that is with a C++ compiler to link the result.
+        cache: keep the executable, and take it from there the next time: in
+            `$XDG_CACHE_HOME/plait/compile` (by default below `~/.cache`), or in the folder given.
+        timeout_s: seconds after which the worker process is stopped; None for never.
 
     Raises:
-        CompileError: with all ops the target cannot run, at once.
+        CompileError: with all ops the target cannot run, at once; or the code generator crashed or hung,
+            with the ops it was at and the folder of a bundle that repeats it.
     """
     from plait.backends import compile_graph
 
-    graph = lower(source, inputs, dynamic=dynamic)
-    if dims:
-        graph = bind_dims(graph, dims)
-    if pipeline != "":
-        graph = optimize(graph, pipeline)
-    return compile_graph(graph, target, threads=threads)
+    return compile_graph(
+        lower(source, inputs, dynamic=dynamic),
+        target,
+        dims=dims,
+        threads=threads,
+        prepare=None if pipeline == "" else lambda graph: optimize(graph, pipeline),
+        recipe="default" if pipeline is None else f"passes {pipeline}",
+        isolate=isolate,
+        cache=cache,
+        timeout_s=timeout_s,
+    )
 
 
 def predict(

@@ -1,156 +1,174 @@
 """Executables on disk: one zip file.
 
-manifest.json            format, versions, target, order of dims and constants, kernel table
+manifest.json            format, versions, target, order of dims and parameters, kernel table, SHA-256 of each
+                         other entry
 graph.plait              the text of the graph
 constants.safetensors    constants of the graph
-parameters.safetensors   constants as the kernels take them
-library.so               host code, and on a GPU the CUDA text inside
-kernels.cu, kernels.cubin    on a GPU
+parameters.safetensors   those that the kernels take in another layout
+library.so               host code
+kernels.cu               on a GPU: CUDA text of all kernels
+cubin/<kernel>.cubin     on a GPU: machine code for the architecture of the target
+ptx/<kernel>.ptx         on a GPU: what a driver compiles for a newer device
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import platform
 import tempfile
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
+from plait.backends.container import Container, DamagedError, write_container
+from plait.backends.images import image_entries, read_images
 from plait.backends.kernels import Kernel
-from plait.backends.targets import CpuTarget, GpuTarget, Target, host_cpu
-from plait.ir import CompileError, InputError, PlaitError
+from plait.backends.targets import CpuTarget, Target, host_cpu
+from plait.ir import CompileError, Graph, InputError, PlaitError
 from plait.ir.archive import pack_constants, parse_with
-from plait.ir.files import read_bytes, write_atomically
+from plait.ir.files import write_atomically
+from plait.ir.tensors import Buffer, read_tensors
 from plait.ir.text.printer import print_graph
 
 if TYPE_CHECKING:
     from plait.backends.executable import Code, Executable
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = "plait-executable"
+#: Packages that decide what is compiled, and how it runs.
+PACKAGES = (
+    "plait",
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "numpy",
+    "llvmlite",
+    "cuda-bindings",
+    "nvidia-cuda-nvrtc",
+    "nvidia-cuda-runtime",
+)
 
 
 def save(executable: Executable, code: Code, path: str | Path) -> None:
     """Write an executable; the file appears only when it is complete."""
-    entries: dict[str, bytes] = {
-        "graph.plait": print_graph(executable.graph).encode(),
-        "constants.safetensors": pack_constants(executable.graph),
-        "parameters.safetensors": _pack(code.parameters),
-        "library.so": _library(code.module),
+    with write_atomically(path) as stream:
+        write(executable.graph, executable.target, code, stream)
+
+
+def write(graph: Graph, target: Target, code: Code, stream: BinaryIO) -> None:
+    """Write what was compiled from a graph.  Raises CompileError when there is no linker."""
+    own, order = _parameters(code.parameters, graph)
+    entries: dict[str, Buffer] = {
+        "graph.plait": print_graph(graph).encode(),
+        "constants.safetensors": pack_constants(graph),
+        "parameters.safetensors": bytes(safetensors.numpy.save(own)),
+        "library.so": library_of(code.module),
     }
     if code.cuda_source is not None:
         entries["kernels.cu"] = code.cuda_source.encode()
-    if code.cubin is not None:
-        entries["kernels.cubin"] = code.cubin
+    entries.update(image_entries(code.images))
     manifest = {
         "magic": _MAGIC,
         "format": FORMAT,
-        "versions": _versions(),
+        "versions": package_versions(),
         "machine": platform.machine(),
-        "target": executable.target.to_dict(),
+        "target": target.to_dict(),
         "dims": code.dims,
-        "parameters": [[name, array.dtype.name] for name, array in code.parameters.items()],
+        "parameters": order,
         "kernels": [kernel.to_dict() for kernel in code.kernels],
-        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in entries.items()},
+        "calling": {name: image.calling() for name, image in code.images.items()},
     }
-    with write_atomically(path) as stream, zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("manifest.json", json.dumps(manifest, indent=1), zipfile.ZIP_DEFLATED)
-        for name, content in entries.items():
-            packed = zipfile.ZIP_STORED if name.endswith("safetensors") else zipfile.ZIP_DEFLATED
-            archive.writestr(name, content, packed)
+    write_container(stream, manifest, entries)
 
 
 def load_executable(path: str | Path) -> Executable:
     """Read an executable.
 
     Raises:
-        InputError: the file is missing, damaged, no executable, written by a newer
-            plait, or compiled for another kind of processor.
+        InputError: the file is missing, damaged, no executable, written by another
+            version of the format, or compiled for another kind of processor.
     """
-    from plait.backends.executable import Code, Executable
-    from plait.backends.tvm.toolchain import require_tvm
-
-    content = read_bytes(path, "executable")
-    manifest, entries = _open(content, path)
-    target = _target(manifest, path)
-    require_tvm()
     try:
-        graph = parse_with(
-            entries["graph.plait"].decode(), f"{path}:graph.plait", entries["constants.safetensors"]
-        )
-        stored = safetensors.numpy.load(entries["parameters.safetensors"])
-        parameters = {
-            name: _typed(stored[str(i)], dtype) for i, (name, dtype) in enumerate(manifest["parameters"])
-        }
-        kernels = tuple(Kernel.from_dict(entry) for entry in manifest["kernels"])
-        source = entries["kernels.cu"].decode() if "kernels.cu" in entries else None
-        code = Code(
-            StoredLibrary(entries["library.so"]),
-            parameters,
-            list(manifest["dims"]),
-            kernels,
-            source,
-            entries.get("kernels.cubin"),
-        )
+        return _executable(Container.read(path), path)
+    except DamagedError as problem:
+        raise _damaged(path, str(problem)) from None
+
+
+def map_executable(path: Path, graph: Graph | None = None) -> Executable:
+    """Read an executable from a file that nobody writes to: its weights are loaded as they are used.
+
+    Args:
+        graph: what it was compiled from; by default it is read, too.
+
+    Raises:
+        InputError: as `load_executable`.
+    """
+    try:
+        return _executable(Container.map(path), path, graph)
+    except (DamagedError, OSError, ValueError) as problem:
+        raise _damaged(path, str(problem)) from None
+
+
+def _executable(container: Container, path: str | Path, graph: Graph | None = None) -> Executable:
+    from plait.backends.executable import Executable
+
+    target = _target(container.manifest, path)
+    entries = container.entries()
+    try:
+        if graph is None:
+            text = bytes(entries["graph.plait"]).decode()
+            graph = parse_with(text, f"{path}:graph.plait", entries["constants.safetensors"], checked=True)
+        return Executable(graph, target, _code(container.manifest, entries, graph))
     except PlaitError:
         raise
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as problem:
-        raise _damaged(path, f"{type(problem).__name__}: {problem}") from None
-    return Executable(graph, target, code)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise DamagedError(f"{type(problem).__name__}: {problem}") from None
+
+
+def _code(manifest: Mapping[str, Any], entries: Mapping[str, Buffer], graph: Graph) -> Code:
+    """What the entries of an executable hold.  Raises KeyError, TypeError or ValueError."""
+    from plait.backends.executable import Code
+
+    stored = read_tensors(entries["parameters.safetensors"])
+    parameters: dict[str, np.ndarray] = {}
+    for index, (name, dtype, constant) in enumerate(manifest["parameters"]):
+        parameters[name] = (
+            graph.constants[constant].data if constant is not None else _typed(stored[str(index)], dtype)
+        )
+    return Code(
+        StoredLibrary(bytes(entries["library.so"])),
+        parameters,
+        list(manifest["dims"]),
+        tuple(Kernel.from_dict(entry) for entry in manifest["kernels"]),
+        bytes(entries["kernels.cu"]).decode() if "kernels.cu" in entries else None,
+        read_images(manifest["calling"], entries),
+    )
 
 
 def _damaged(path: str | Path, why: str) -> InputError:
     return InputError(f"{path} is damaged", why=why, remedy="write it again with executable.save()")
 
 
-def _open(content: bytes, path: str | Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest and all other entries, checked against their hashes."""
-    if not content.startswith(b"PK"):
+def _target(manifest: Any, path: str | Path) -> Target:
+    """The target of a manifest.  Raises InputError where it cannot be read, or does not run, here."""
+    if not isinstance(manifest, dict) or manifest.get("magic") != _MAGIC:
+        raise InputError(f"{path} is no plait executable", why="its manifest is of another program")
+    if manifest.get("format") != FORMAT:
+        age = "a newer" if manifest.get("format", 0) > FORMAT else "an older"
         raise InputError(
-            f"{path} is no plait executable",
-            why="it is no zip file",
-            remedy="pass a file that executable.save() wrote",
+            f"{path} was written by {age} plait",
+            why=f"its format is {manifest.get('format')} and this plait reads {FORMAT}",
+            remedy="compile its graph again with this one, or use the plait that wrote it",
         )
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = archive.namelist()
-            if "manifest.json" not in names:
-                hint = "it holds a graph: use plait.load()" if "graph.plait" in names else "pass another file"
-                raise InputError(f"{path} is no plait executable", why="it has no manifest.json", remedy=hint)
-            manifest = json.loads(archive.read("manifest.json"))
-            if not isinstance(manifest, dict) or manifest.get("magic") != _MAGIC:
-                raise InputError(f"{path} is no plait executable", why="its manifest is of another program")
-            if manifest.get("format", 0) > FORMAT:
-                raise InputError(
-                    f"{path} was written by a newer plait",
-                    why=f"its format is {manifest['format']} and this plait reads up to {FORMAT}",
-                    remedy="upgrade plait, or save it again with this one",
-                )
-            entries = {name: archive.read(name) for name in names if name != "manifest.json"}
-    except (zipfile.BadZipFile, json.JSONDecodeError, EOFError, OSError) as problem:
-        raise _damaged(path, str(problem)) from None
-    for name, digest in manifest.get("sha256", {}).items():
-        if name not in entries:
-            raise _damaged(path, f"{name} is missing")
-        if hashlib.sha256(entries[name]).hexdigest() != digest:
-            raise _damaged(path, f"{name} does not fit its hash")
-    return manifest, entries
-
-
-def _target(manifest: dict[str, Any], path: str | Path) -> Target:
-    entry = dict(manifest["target"])
-    kind = entry.pop("kind")
-    if kind == "gpu":
-        return GpuTarget(**entry)
-    target = CpuTarget(**entry)
+        target = Target.from_dict(manifest["target"])
+    except (KeyError, TypeError) as problem:
+        raise DamagedError(f"its target cannot be read: {problem}") from None
+    if not isinstance(target, CpuTarget):
+        return target
     here = host_cpu()
     if manifest.get("machine") != platform.machine() or target.vector_bits > here.vector_bits:
         raise InputError(
@@ -162,12 +180,24 @@ def _target(manifest: dict[str, Any], path: str | Path) -> Target:
     return target
 
 
-def _pack(parameters: dict[str, np.ndarray]) -> bytes:
-    arrays = {}
-    for index, array in enumerate(parameters.values()):
+def _parameters(
+    parameters: Mapping[str, np.ndarray], graph: Graph
+) -> tuple[dict[str, np.ndarray], list[tuple[str, str, str | None]]]:
+    """Arrays to store, by their place; and for each parameter its name, element type and constant.
+
+    A parameter that is the very array of a constant is not stored a second time.
+    """
+    stored: dict[str, np.ndarray] = {}
+    order: list[tuple[str, str, str | None]] = []
+    for index, (name, array) in enumerate(parameters.items()):
+        constant = graph.constants.get(name)
+        if constant is not None and constant.data is array:
+            order.append((name, array.dtype.name, name))
+            continue
         plain = array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
-        arrays[str(index)] = np.asarray(plain, order="C")
-    return bytes(safetensors.numpy.save(arrays))
+        stored[str(index)] = np.asarray(plain, order="C")
+        order.append((name, array.dtype.name, None))
+    return stored, order
 
 
 def _typed(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -178,11 +208,10 @@ def _typed(array: np.ndarray, dtype: str) -> np.ndarray:
     return array
 
 
-def _versions() -> dict[str, str]:
-    from importlib import metadata
-
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that code generation and running depend on."""
     found = {}
-    for package in ("plait", "apache-tvm", "apache-tvm-ffi", "numpy"):
+    for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -190,8 +219,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _library(module: Any) -> bytes:
-    """The shared library of a module; the module itself may have been loaded from one."""
+def library_of(module: Any) -> bytes:
+    """The shared library of a module; the module itself may have been loaded from one.
+
+    Raises CompileError when it cannot be linked.
+    """
     if isinstance(module, StoredLibrary):
         return module.content
     with tempfile.TemporaryDirectory() as folder:

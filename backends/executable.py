@@ -12,6 +12,7 @@ import numpy as np
 
 from plait.backends.artifact import StoredLibrary, save
 from plait.backends.binding import bind_arguments, finish_rows, from_tensors, signature, to_tensor
+from plait.backends.images import KernelImage
 from plait.backends.kernels import Kernel, kernel_table
 from plait.backends.targets import CpuTarget, GpuTarget, Target
 from plait.ir import Graph, InputError
@@ -20,6 +21,7 @@ from plait.ir.memory import MemoryPlan, plan_memory
 
 if TYPE_CHECKING:
     from plait.backends.cuda.emulator import LaneOrder
+    from plait.backends.tvm.measure import KernelCall
 
 _threads_in_use: list[int] = []
 
@@ -33,7 +35,8 @@ class Code:
         parameters: constants in the order and layout that the code takes them.
         dims: names of the dims that the code takes first.
         kernels: the kernel table.
-        cuda_source, cubin: of all kernels together, on a GPU.
+        cuda_source: text of all kernels together, on a GPU.
+        images: machine code of each kernel by its name, on a GPU.
         seconds: what the compilation took, by stage.
     """
 
@@ -42,7 +45,7 @@ class Code:
     dims: list[str]
     kernels: tuple[Kernel, ...]
     cuda_source: str | None = None
-    cubin: bytes | None = None
+    images: dict[str, KernelImage] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -67,6 +70,7 @@ class Executable:
         self._code = code
         self._lock = threading.Lock()
         self._machine: Any = None
+        self._root: Any = None
         self._parameters: list[Any] = []
         self._emulated: Any = None
         self.threads = target.threads if isinstance(target, CpuTarget) else 1
@@ -79,8 +83,6 @@ class Executable:
             InputError: wrong inputs, or a GPU executable without a GPU.
         """
         bound = bind_arguments(self.graph, args, named)
-        if isinstance(self.target, GpuTarget):
-            self._require_device()
         with self._lock:
             if self._machine is None:
                 self._start()
@@ -88,6 +90,29 @@ class Executable:
                 _use_threads(self.threads)
             results = self._run(self._machine, self._parameters, bound.arrays, bound.dims)
         return _unpacked(from_tensors(results, self.graph, as_torch=bound.torch_results))
+
+    def measure_kernels(self, *args: Any, repeats: int = 20, **named: Any) -> list[KernelCall]:
+        """Run on inputs and measure each kernel, on the device itself: its time, and what it computed.
+
+        Args:
+            repeats: how often the clock is read for each kernel.
+
+        Raises:
+            InputError: wrong inputs, or a GPU executable without a GPU.
+        """
+        bound = bind_arguments(self.graph, args, named)
+        with self._lock:
+            if self._machine is None:
+                self._start()
+            import tvm
+
+            from plait.backends.tvm.measure import KernelMeter
+
+            device = tvm.cpu() if isinstance(self.target, CpuTarget) else tvm.cuda(0)
+            counts = {op.name: len(op.results) for op in self.graph.walk()}
+            meter = KernelMeter(self._root, device, self.kernels, counts, repeats)
+            self._run(meter.machine(), self._parameters, bound.arrays, bound.dims)
+        return meter.calls
 
     def emulate(self, *args: Any, lane_order: LaneOrder = "forward", **named: Any) -> Any:
         """Run the CUDA text of every kernel on the host, thread by thread, with its barriers and shuffles.
@@ -116,33 +141,31 @@ class Executable:
             results = self._emulated.run(arrays, bound.dims, lane_order)
         return _unpacked(from_tensors(results, self.graph, as_torch=bound.torch_results))
 
-    def _require_device(self) -> None:
-        import tvm
-
-        # A device that was emulated before stays known to TVM, though its driver is gone.
-        driver = tvm.get_global_func("device_api.cuda", allow_missing=True)
-        if driver is None or not tvm.cuda(0).exist:
-            raise InputError(
-                f"@{self.graph.name} was compiled for {self.target.name}, and there is no GPU here",
-                why="its kernels are machine code of an NVIDIA device",
-                remedy="call .emulate(...) to run the CUDA text on the host, or compile for target='cpu'",
-            )
-
     def _start(self) -> None:
+        """Load code and weights.  Raises InputError naming what a GPU executable lacks to run here."""
+        from plait.backends.tvm.toolchain import require_tvm
+
+        require_tvm()
         import tvm
         from tvm import relax
 
         import plait.backends.tvm.runtime  # noqa: F401  # registers what the code calls by name
 
-        device = tvm.cpu() if isinstance(self.target, CpuTarget) else tvm.cuda(0)
-        module = self._code.module
-        self._machine = relax.VirtualMachine(
-            module.load() if isinstance(module, StoredLibrary) else module, device
-        )
+        stored = self._code.module
+        if isinstance(self.target, GpuTarget):
+            from plait.backends.tvm.device import load_machine, require_device
+
+            found = require_device(self.target)
+            module = stored.load() if isinstance(stored, StoredLibrary) else stored
+            machine = load_machine(module, self._code.images, self.target, found)
+        else:
+            module = stored.load() if isinstance(stored, StoredLibrary) else stored
+            machine = relax.VirtualMachine(module, tvm.cpu())
         tensors = [to_tensor(array) for array in self._code.parameters.values()]
         self._parameters = (
-            tensors if isinstance(self.target, CpuTarget) else [t.copyto(device) for t in tensors]
+            tensors if isinstance(self.target, CpuTarget) else [t.copyto(tvm.cuda(0)) for t in tensors]
         )
+        self._root, self._machine = module, machine
 
     def _run(
         self, machine: Any, parameters: list[Any], arrays: list[Any], dims: Mapping[str, int]
@@ -200,11 +223,11 @@ class Executable:
         return self._code.cuda_source
 
     @property
-    def cubin(self) -> bytes:
-        """The machine code of all kernels for the GPU.  Raises InputError on a CPU executable."""
-        if self._code.cubin is None:
-            raise InputError("there is no cubin", why=f"the target is {self.target.name}")
-        return self._code.cubin
+    def images(self) -> Mapping[str, KernelImage]:
+        """Machine code and PTX text of each kernel by its name.  Raises InputError on a CPU executable."""
+        if not isinstance(self.target, GpuTarget):
+            raise InputError("there is no machine code to show", why=f"the target is {self.target.name}")
+        return self._code.images
 
     def kernel_table(self, *, width: int = 120) -> str:
         """The kernel table as plain text."""

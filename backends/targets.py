@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -26,6 +27,12 @@ class Target:
     def to_dict(self) -> dict[str, Any]:
         """All fields, for manifests and reports."""
         return {"kind": self.kind, **{key: getattr(self, key) for key in self.__dataclass_fields__}}
+
+    @staticmethod
+    def from_dict(entry: Mapping[str, Any]) -> Target:
+        """The target that `to_dict` described.  Raises KeyError or TypeError on other fields."""
+        given = dict(entry)
+        return _KINDS[given.pop("kind")](**given)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class GpuTarget(Target):
     max_shared_bytes: int
     registers: int
 
+
+_KINDS: dict[str, type[Target]] = {cls.kind: cls for cls in (CpuTarget, GpuTarget)}
 
 #: NVIDIA A100 (compute capability 8.0); CUDA C++ Programming Guide, technical specifications.
 A100 = GpuTarget(

@@ -85,7 +85,7 @@ def _interpreter(graph: Any) -> Run:
 def _compiled(graph: Any, target: str) -> Run:
     import plait
 
-    executable = plait.compile(graph, target=target, threads=1)
+    executable = plait.compile(graph, target=target, threads=1, isolate=False, cache=False)
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
         found = executable(*arrays)

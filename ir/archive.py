@@ -13,12 +13,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from plait.ir.errors import InputError
 from plait.ir.files import read_bytes, write_atomically
 from plait.ir.graph import Graph
+from plait.ir.tensors import Buffer, read_tensors
 from plait.ir.text.parser import parse
 from plait.ir.text.printer import print_graph
 from plait.ir.value import hash_content
@@ -86,15 +86,25 @@ def decode(content: bytes, path: str | Path) -> str:
         ) from None
 
 
-def parse_with(text: str, file: str, packed: bytes | None) -> Graph:
-    """Parse text with packed constants.  Raises InputError where data does not fit its hash."""
+def parse_with(text: str, file: str, packed: Buffer | None, *, checked: bool = False) -> Graph:
+    """Parse text with packed constants.
+
+    Args:
+        checked: text and constants have been checked already, and are taken as they are.
+
+    Raises:
+        InputError: data does not fit its hash.
+    """
+    graph = parse(text, file=file, verify=not checked and packed is None)
     if packed is None:
-        return parse(text, file=file)
-    bare = parse(text, file=file, verify=False)
-    data = unpack_constants(bare, packed, file)
-    graph = parse(text, file=file, constants=data)
+        return graph
+    for name, array in unpack_constants(graph, packed, file).items():
+        graph.constants[name].attach(array)
+    if checked:
+        return graph
+    graph.verify()
     for name, constant in graph.constants.items():
-        if constant.has_data and hash_content(constant.data) != constant.content_hash:
+        if hash_content(constant.data) != constant.content_hash:
             raise InputError(
                 f"data of constant @{name} does not fit its hash",
                 where=file,
@@ -109,11 +119,11 @@ def pack_constants(graph: Graph) -> bytes:
     return bytes(safetensors.numpy.save({name: _storable(c.data) for name, c in graph.constants.items()}))
 
 
-def unpack_constants(graph: Graph, packed: bytes, file: str) -> dict[str, np.ndarray]:
-    """Arrays by constant name, with the element types that the graph declares."""
+def unpack_constants(graph: Graph, packed: Buffer, file: str) -> dict[str, np.ndarray]:
+    """Arrays by constant name, of the element types that the graph declares, over the memory of `packed`."""
     try:
-        stored = safetensors.numpy.load(packed)
-    except (safetensors.SafetensorError, ValueError) as problem:
+        stored = read_tensors(packed)
+    except (KeyError, TypeError, ValueError) as problem:
         raise InputError(
             f"the constants of {file} cannot be read", why=str(problem), remedy="save the graph again"
         ) from None

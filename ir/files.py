@@ -13,10 +13,14 @@ from plait.ir.errors import InputError
 
 
 @contextlib.contextmanager
-def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
+def write_atomically(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` only when the block ends without an error.
 
-    Raises InputError when the folder is missing or not writable.
+    Args:
+        durable: wait until the content is on the disk, so that it outlives a power failure.
+
+    Raises:
+        InputError: the folder is missing or not writable.
     """
     target = Path(path)
     try:
@@ -29,7 +33,8 @@ def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except BaseException:

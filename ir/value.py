@@ -113,6 +113,12 @@ class Constant(Value):
             )
         return self._data
 
+    def attach(self, data: np.ndarray) -> None:
+        """Give data to a constant that was parsed from text.  Raises InputError where it does not fit."""
+        check_constant(self.name, self.type, data)
+        self._data = data.view()
+        self._data.flags.writeable = False
+
     @property
     def content_hash(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of element type, shape and bytes."""

@@ -154,6 +154,23 @@ def test_compile_writes_an_executable_that_runs(run: Run, archive: Path, tmp_pat
     assert json.loads(out)["results"][0]["max_abs_error"] < 1e-5
 
 
+def test_cache_shows_and_clears_what_compiling_keeps(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "f.txt").write_text(TEXT)
+    for options in (["--no-cache"], []):
+        assert run("compile", tmp_path / "f.txt", "--in-process", *options)[0] == 0
+        _, out, _ = run("cache", "info", "--json")
+        found = {entry["name"]: entry for entry in json.loads(out)}
+        assert found["compile"]["entries"] == (0 if options else 1)
+    assert found["compile"]["folder"] == str(tmp_path / "plait" / "compile")
+    _, out, _ = run("cache", "clear")
+    assert "compile" in out
+    _, out, _ = run("cache", "info", "--json")
+    assert {entry["bytes"] for entry in json.loads(out)} == {0}
+
+
 def test_compile_for_the_a100_shows_resources(run: Run, archive: Path) -> None:
     code, out, _ = run("compile", archive, "--target", "a100", "--dim", "B=2", "--json")
     assert code == 0

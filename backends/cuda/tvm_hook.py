@@ -41,6 +41,14 @@ extern "C" int cuda_emulation_packed_call(const char*, Entry, const char*, const
 """
 
 
+_emulated = False
+
+
+def was_emulated() -> bool:
+    """Whether a device was emulated in this process, which TVM does not forget."""
+    return _emulated
+
+
 @dataclass(frozen=True)
 class LaunchRecord:
     """One kernel launch of a run."""
@@ -186,6 +194,8 @@ def emulated_cuda_device(
     import tvm
     import tvm_ffi
 
+    global _emulated
+    _emulated = True
     device = EmulatedDevice(lane_order, optimize)
     generate = tvm.get_global_func("target.build.cuda")
     host_device = tvm.get_global_func("device_api.cpu")

@@ -18,7 +18,7 @@ from plait.backends.targets import Target
 from plait.backends.tvm.control import scan_slices, write_control, write_host_call
 from plait.backends.tvm.emit import EMISSIONS, Kind, Source
 from plait.backends.tvm.frame import Frame, Parameter, ParameterKey, Plan
-from plait.backends.tvm.groups import GroupCode, GroupEmitter, KernelFunction, identifier
+from plait.backends.tvm.groups import EmitProgress, GroupCode, GroupEmitter, KernelFunction, identifier
 from plait.backends.tvm.layouts import is_view
 from plait.backends.tvm.partition import Group, Partition, partition_region
 from plait.backends.tvm.shapes import components
@@ -46,16 +46,28 @@ class Module:
     empty_dims: frozenset[str] = frozenset()
 
 
-def build_module(graph: Graph, parts: Partition, target: Target) -> Module:
-    """Emit every group once and wire them up.  Raises CompileError naming the op where TVM refuses."""
-    return _Builder(graph, parts, target).build(parts)
+def build_module(
+    graph: Graph, parts: Partition, target: Target, progress: EmitProgress | None = None
+) -> Module:
+    """Emit every group once and wire them up.
+
+    Args:
+        progress: called before each distinct group with "emit", the number of those before it, 0 (how
+            many there are is not known), and its ops.
+
+    Raises:
+        CompileError: naming the op where TVM refuses.
+    """
+    return _Builder(graph, parts, target, progress).build(parts)
 
 
 class _Builder:
-    def __init__(self, graph: Graph, parts: Partition, target: Target) -> None:
+    def __init__(
+        self, graph: Graph, parts: Partition, target: Target, progress: EmitProgress | None
+    ) -> None:
         self.graph = graph
         self.layouts = parts.layouts
-        self.groups = GroupEmitter(graph, target, parts.layouts)
+        self.groups = GroupEmitter(graph, target, parts.layouts, progress)
         self.parameters: dict[ParameterKey, Parameter] = {}
         self.builder = relax.BlockBuilder()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import tvm
@@ -21,7 +23,8 @@ from plait.backends.tvm.toolchain import compile_error, tvm_target
 from plait.backends.tvm.vector_math import vector_functions
 from plait.ir import Graph, Op
 
-Progress = Callable[[str, int, int], None]
+#: Called with the name of a stage, the steps done, the steps in all (0: not known), and the ops of the next.
+Progress = Callable[[str, int, int, Sequence[Op]], None]
 
 _LOWERING = (
     relax.transform.ToNonDataflow,
@@ -41,17 +44,21 @@ def compile_code(graph: Graph, target: Target, progress: Progress | None = None)
     """Compile a graph for a target.  Raises CompileError."""
     seconds: dict[str, float] = {}
     with _timed(seconds, "emit"):
-        module = build_module(graph, partition(graph, assign_layouts(graph, target)), target)
+        module = build_module(graph, partition(graph, assign_layouts(graph, target)), target, progress)
     with _timed(seconds, "schedule"):
         notes = schedule_kernels(module, target, progress)
+    if progress is not None:
+        progress("lower", 0, 1, [])
     if isinstance(target, GpuTarget):
         from plait.backends.tvm.cuda_code import device_code
 
         with _timed(seconds, "lower"), device_code() as device:
             executable = lower(module, target)
         with _timed(seconds, "assemble"):
-            kernels, source, cubin = device.assemble(module, target, notes, progress)
-        return Code(executable, module.parameters, module.dims, kernels, source, cubin, seconds)
+            kernels, source, images = device.assemble(module, target, notes, progress)
+        for host in executable.mod.imports:
+            host.clear_imports()  # TVM's own copy of the CUDA text, to be compiled where it is loaded
+        return Code(executable, module.parameters, module.dims, kernels, source, images, seconds)
     with _timed(seconds, "lower"):
         executable = lower(module, target)
     kernels = tuple(kernel_row(kernel, notes.get(kernel.name, [])) for kernel in module.kernels)
@@ -72,7 +79,7 @@ def schedule_kernels(
     notes: dict[str, list[str]] = {}
     for number, kernel in enumerate(module.kernels):
         if progress is not None:
-            progress("schedule", number, len(module.kernels))
+            progress("schedule", number, len(module.kernels), kernel.sites[0])
         if kernel.is_extern:
             # Written as loops, with threads of its own.
             found: list[str] = []
@@ -118,11 +125,29 @@ def _blamed(module: Module, place: Any) -> list[Op]:
     """Ops of the first kernel that TVM cannot compile on its own; none where each of them compiles."""
     for kernel in module.kernels:
         try:
-            with place:
-                tvm.compile(tvm.IRModule({kernel.name: module.relax_module[kernel.name]}), target=place)
+            _compile_alone(module, kernel, place)
         except Exception:  # whatever TVM raises: the first failure has been kept
             return kernel.sites[0]
     return []
+
+
+def _compile_alone(module: Module, kernel: KernelFunction, place: Any) -> Any:
+    with place:
+        return tvm.compile(tvm.IRModule({kernel.name: module.relax_module[kernel.name]}), target=place)
+
+
+def compile_each(graph: Graph, target: Target, progress: Progress) -> None:
+    """Compile each kernel of a graph on its own, down to machine code of the host, and keep nothing.
+
+    Where the code generator crashes, the last call of `progress` names the ops of the kernel at fault.
+    """
+    module = build_module(graph, partition(graph), target, progress)
+    schedule_kernels(module, target, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, kernel in enumerate(module.kernels):
+            progress("lower", number, len(module.kernels), kernel.sites[0])
+            built = _compile_alone(module, kernel, tvm_target(target))
+            built.mod.write_to_file(str(Path(folder) / f"{number}.o"), "o")
 
 
 def kernel_row(kernel: KernelFunction, notes: list[str], **resources: Any) -> Kernel:
@@ -139,4 +164,4 @@ def kernel_row(kernel: KernelFunction, notes: list[str], **resources: Any) -> Ke
     )
 
 
-__all__ = ["Progress", "compile_code", "kernel_row", "lower", "schedule_kernels"]
+__all__ = ["Progress", "compile_code", "compile_each", "kernel_row", "lower", "schedule_kernels"]

@@ -6,31 +6,29 @@ device functions with their thread extents and gives the CUDA text of all of the
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import tirx
+from tvm.ir import PointerType
 
-from plait.backends.cuda.nvrtc import CudaBinary, compile_cuda
-from plait.backends.cuda.resources import KernelResources, kernel_resources
+from plait.backends.cuda.assemble import assemble
 from plait.backends.cuda.source_text import parse_source
+from plait.backends.images import KernelImage
 from plait.backends.kernels import Grid, Kernel
 from plait.backends.targets import GpuTarget
 from plait.backends.tvm.build import KernelFunction, Module
 from plait.backends.tvm.shapes import from_expression
-from plait.ir import CompileError, InputError
-from plait.ir.files import write_atomically
+from plait.ir import CompileError
 
 _AXES = ("x", "y", "z")
+#: What TVM's CUDA runtime calls to compile a text.
+_COMPILE = "tvm_callback_cuda_compile"
 #: Starts the comment over each kernel that names its ops.
 _ANNOTATION = "// plait: "
 
@@ -53,29 +51,41 @@ class DeviceCode:
 
     def assemble(
         self, module: Module, target: GpuTarget, notes: dict[str, list[str]], progress: Any = None
-    ) -> tuple[tuple[Kernel, ...], str, bytes]:
-        """Kernel table, annotated CUDA text and machine code.
+    ) -> tuple[tuple[Kernel, ...], str, dict[str, KernelImage]]:
+        """Kernel table, annotated CUDA text, and machine code by kernel.
 
         Raises CompileError when a kernel does not assemble, or comes from no op.
         """
         from plait.backends.tvm.compile import kernel_row
 
         owners = {name: _owner(module, name) for name in self.functions}
+        plain = parse_source(self.source)
+        texts = {name: plain.keeping((name,)) for name in owners}
+
+        def step(done: int, name: str) -> None:
+            if progress is not None:
+                progress("assemble", done, len(texts), owners[name].sites[0])
+
+        assembled = assemble(texts, target.architecture, step)
         source = _annotated(self.source, owners)
-        if progress is not None:
-            progress("assemble", 0, 1)
-        resources, cubin = assembled(source, target.architecture)
         parsed = parse_source(source)
-        rows = []
+        rows, images = [], {}
         for name, owner in owners.items():
-            found, launch = resources[name], _launch(self.functions[name])
-            text = parsed.keeping((name,))
+            function, found = self.functions[name], assembled[name].resources
+            launch = _launch(function)
+            images[name] = KernelImage(
+                name,
+                assembled[name].cubin,
+                assembled[name].ptx,
+                tuple(map(_argument_type, function.params)),
+                tuple(str(tag) for tag in function.attrs["tirx.kernel_launch_params"]),
+            )
             rows.append(
                 kernel_row(
                     owner,
                     notes.get(owner.name, []),
                     name=name,
-                    source=text,
+                    source=parsed.keeping((name,)),
                     registers=found.registers,
                     shared_bytes=found.shared_bytes,
                     spill_bytes=found.spill_store_bytes + found.spill_load_bytes,
@@ -86,12 +96,15 @@ class DeviceCode:
             )
         order = {kernel.name: index for index, kernel in enumerate(module.kernels)}
         rows.sort(key=lambda row: (order[owners[row.name].name], row.name))
-        return tuple(rows), source, cubin
+        return tuple(rows), source, {row.name: images[row.name] for row in rows}
 
 
 @contextmanager
 def device_code() -> Iterator[DeviceCode]:
-    """While open, lowering a module fills the device code that this yields."""
+    """While open, lowering a module fills the device code that this yields.
+
+    Where there is a GPU, TVM would compile the text at once, with a compiler of its own choice.
+    """
     device = DeviceCode()
     generate = tvm.get_global_func("target.build.cuda")
 
@@ -102,11 +115,23 @@ def device_code() -> Iterator[DeviceCode]:
         device.source += str(built.inspect_source("cuda"))
         return built
 
-    tvm.register_global_func("target.build.cuda", listen, override=True)
+    replacements = {"target.build.cuda": listen, _COMPILE: lambda code, *rest: b"\0"}
+    saved = {name: tvm.get_global_func(name, allow_missing=True) for name in replacements}
+    for name, function in replacements.items():
+        tvm.register_global_func(name, function, override=True)
     try:
         yield device
     finally:
-        tvm.register_global_func("target.build.cuda", generate, override=True)
+        for name, function in saved.items():
+            if function is None:
+                tvm_ffi.registry.remove_global_func(name)
+            else:
+                tvm.register_global_func(name, function, override=True)
+
+
+def _argument_type(parameter: tirx.Var) -> str:
+    """TVM's name of the type of a parameter, as its runtime reads it."""
+    return "handle" if isinstance(parameter.ty, PointerType) else str(parameter.ty)
 
 
 def _launch(function: tirx.PrimFunc) -> Launch:
@@ -174,25 +199,3 @@ def _annotated(source: str, owners: dict[str, KernelFunction]) -> str:
 def without_annotations(source: str) -> str:
     """The CUDA text as TVM generated it."""
     return "".join(line for line in source.splitlines(keepends=True) if not line.startswith(_ANNOTATION))
-
-
-def assembled(source: str, architecture: str) -> tuple[dict[str, KernelResources], bytes]:
-    """Resources and machine code of a CUDA text, from the cache where it was assembled before."""
-    key = hashlib.sha256(f"{architecture}\n{source}".encode()).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plait" / "nvrtc"
-    table, image = folder / f"{key}.json", folder / f"{key}.cubin"
-    try:
-        entries = json.loads(table.read_text())
-        return {name: KernelResources(**entry) for name, entry in entries.items()}, image.read_bytes()
-    except (OSError, ValueError, TypeError):
-        binary: CudaBinary = compile_cuda(source, architecture=architecture)
-    resources = kernel_resources(binary)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with write_atomically(image) as stream:
-            stream.write(binary.cubin)
-        with write_atomically(table) as stream:
-            stream.write(json.dumps({name: asdict(entry) for name, entry in resources.items()}).encode())
-    except (OSError, InputError):
-        pass  # a folder that cannot be written only costs time
-    return resources, binary.cubin

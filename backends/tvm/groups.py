@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from plait.backends.tvm.toolchain import compile_error
 from plait.ir import Constant, Graph, Op, PlaitError, Value
 
 Key = tuple[Any, ...]
+EmitProgress = Callable[[str, int, int, Sequence[Op]], None]
 
 
 @dataclass
@@ -78,7 +80,10 @@ class GroupEmitter:
         kernels: all kernels so far, in order of first use.
     """
 
-    def __init__(self, graph: Graph, target: Target, layouts: Layouts) -> None:
+    def __init__(
+        self, graph: Graph, target: Target, layouts: Layouts, progress: EmitProgress | None = None
+    ) -> None:
+        self._progress = progress
         self.kernels: list[KernelFunction] = []
         self._graph = graph
         self._target = target
@@ -92,6 +97,8 @@ class GroupEmitter:
         key = self._key(group, slots)
         code = self._codes.get(key)
         if code is None:
+            if self._progress is not None:
+                self._progress("emit", len(self._codes), 0, group.ops)
             try:
                 code = self._emit(group, slots)
             except PlaitError:
@@ -171,4 +178,4 @@ def identifier(name: str) -> str:
     return text if re.match(r"[A-Za-z_]", text) else f"v{text}"
 
 
-__all__ = ["GroupCode", "GroupEmitter", "KernelFunction", "identifier"]
+__all__ = ["EmitProgress", "GroupCode", "GroupEmitter", "KernelFunction", "identifier"]

@@ -46,7 +46,11 @@ def test_every_kernel_assembles_and_is_mapped(name: str) -> None:
         assert kernel.grid is not None
         for extent in kernel.grid:
             assert parse_dim(str(extent)) == extent if isinstance(extent, int) else parse_dim(extent)
-    assert exe.cubin.startswith(b"\x7fELF")
+    assert list(exe.images) == [kernel.name for kernel in exe.kernels]
+    for name, image in exe.images.items():
+        assert image.cubin.startswith(b"\x7fELF")
+        assert f".entry {name}(" in image.ptx
+        assert ".target sm_80" in image.ptx
     assert any("B" in str(kernel.grid) for kernel in exe.kernels)
 
 
@@ -84,7 +88,7 @@ def test_round_trip(tmp_path: Path) -> None:
     exe.save(tmp_path / "net.plait")
     loaded = load_executable(tmp_path / "net.plait")
     assert loaded.kernels == exe.kernels
-    assert loaded.cubin == exe.cubin
+    assert loaded.images == exe.images
     assert loaded.cuda_source == exe.cuda_source
     assert parse(str(loaded.graph)) == parse(str(exe.graph))
     given = example("small_cnn").inputs(2, 1)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from plait.backends.cache import Cache
 from plait.backends.cuda.emulator.rewrite import rewrite_kernels
 from plait.backends.cuda.source_text import KernelText, parse_source
 from plait.ir.errors import CompileError
@@ -49,14 +50,6 @@ class HostLibrary:
 
     path: Path
     kernels: tuple[KernelText, ...]
-
-
-def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/plait/emulator`, or the same below `~/.cache`; created on demand."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    directory = Path(base) / "plait" / "emulator"
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
 
 
 def find_compiler() -> str:
@@ -121,9 +114,11 @@ def _compiler_error(log: str) -> CompileError:
 
 def _compile_object(compiler: str, unit: str, optimize: str) -> Path:
     """Object file of one translation unit, from the cache when it is there."""
-    target = cache_directory() / f"{_key(compiler, optimize, unit)}.o"
-    if target.exists():
-        return target
+    key = f"{_key(compiler, optimize, unit)}.o"
+    cache = Cache("emulator")
+    if found := cache.find(key):
+        return found
+    target = cache.create() / key
     text = target.with_name(f"{target.name}.{os.getpid()}.{uuid.uuid4().hex}.cc")
     text.write_text(unit, encoding="utf-8")
     try:
@@ -137,8 +132,10 @@ def _compile_object(compiler: str, unit: str, optimize: str) -> Path:
 def load_runtime() -> ctypes.CDLL:
     """The scheduler, loaded once into the process with its symbols visible to the kernel libraries."""
     compiler = find_compiler()
-    target = cache_directory() / f"{_key(compiler, 'runtime')}.so"
-    if not target.exists():
+    key, cache = f"{_key(compiler, 'runtime')}.so", Cache("emulator")
+    target = cache.find(key)
+    if target is None:
+        target = cache.create() / key
         sources = [str(_HERE / name) for name in _RUNTIME_SOURCES]
         _run_compiler([compiler, "-O2", *_FLAGS, "-shared", "-I", str(_HERE), *sources], target)
     return ctypes.CDLL(str(target), mode=ctypes.RTLD_GLOBAL)
@@ -162,8 +159,10 @@ def build_library(source: str, *, optimize: str = "-O1", extra_units: Iterable[s
         )
     units = [host.unit for host in rewrite_kernels(parsed)] + list(extra_units)
     compiler = find_compiler()
-    target = cache_directory() / f"{_key(compiler, optimize, *units)}.so"
-    if not target.exists():
+    key, cache = f"{_key(compiler, optimize, *units)}.so", Cache("emulator")
+    target = cache.find(key)
+    if target is None:
+        target = cache.create() / key
         # The longest first, so that the two processes end together.
         order = sorted(units, key=len, reverse=True)
         with ThreadPoolExecutor(_PROCESSES) as executor:
@@ -171,4 +170,5 @@ def build_library(source: str, *, optimize: str = "-O1", extra_units: Iterable[s
         # Device functions of the text are in every object; they are identical.
         link = [compiler, "-shared", "-pthread", "-Wl,--allow-multiple-definition"]
         _run_compiler([*link, *map(str, objects)], target)
+        cache.trim(keep=key)
     return HostLibrary(target, parsed.kernels)

@@ -5,8 +5,9 @@ import time
 import numpy as np
 import pytest
 
+from plait.backends.cache import Cache
 from plait.backends.cuda.emulator import EmulatedModule
-from plait.backends.cuda.emulator.build import build_library, cache_directory, find_compiler
+from plait.backends.cuda.emulator.build import build_library, find_compiler
 from plait.ir.errors import CompileError, InputError
 
 ORDERS = ("forward", "reversed", 7)
@@ -307,13 +308,13 @@ def test_missing_compiler_is_explained(monkeypatch, tmp_path):
 
 def test_libraries_are_cached(monkeypatch):
     first = build_library(SAXPY)
-    assert first.path.parent == cache_directory()
+    assert first.path.parent == Cache("emulator").folder
     calls = []
     monkeypatch.setattr("plait.backends.cuda.emulator.build._run_compiler", lambda *a: calls.append(a))
     assert build_library(SAXPY).path == first.path
     assert not calls
-    assert not list(cache_directory().glob("*.tmp"))
-    assert not list(cache_directory().glob("*.cc"))
+    assert not list(Cache("emulator").folder.glob("*.tmp"))
+    assert not list(Cache("emulator").folder.glob("*.cc"))
 
 
 def test_plain_kernels_run_at_the_speed_of_a_loop():

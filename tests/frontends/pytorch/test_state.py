@@ -49,7 +49,7 @@ def test_written_buffers_are_inputs_and_outputs(same: Same) -> None:
 def test_steps_of_a_stateful_module_follow_torch() -> None:
     module = Counter()
     graph = lower_torch(module, (torch.randn(2, 3),))
-    executable = plait.compile(graph, threads=1)
+    executable = plait.compile(graph, threads=1, isolate=False, cache=False)
     state: list[Any] = [torch.from_numpy(a.copy()) for a in initial_state(graph).values()]
     reference = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(1)
@@ -101,7 +101,7 @@ def test_a_cache_that_is_written_at_a_position() -> None:
     module = Cache().eval()
     graph = lower_torch(module, (torch.randn(1, 1, 4), torch.tensor([0])))
     assert [v.name for v in graph.inputs] == ["x", "position", "keys"]
-    executable = plait.compile(graph, threads=1)
+    executable = plait.compile(graph, threads=1, isolate=False, cache=False)
     keys = _initial(graph)[0]
     reference = copy.deepcopy(module)
     for step in range(3):
