@@ -13,6 +13,7 @@ from tvm import relax
 from plait.backends.executable import Code
 from plait.backends.kernels import Kernel
 from plait.backends.targets import CpuTarget, GpuTarget, Target
+from plait.backends.tvm.bool_vectors import unroll_bool_vectors
 from plait.backends.tvm.build import KernelFunction, Module, build_module
 from plait.backends.tvm.partition import partition
 from plait.backends.tvm.schedule_cpu import schedule as schedule_for_cpu
@@ -81,6 +82,7 @@ def schedule_kernels(
             from plait.backends.tvm.schedule_gpu import schedule as schedule_for_gpu
 
             function, found = schedule_for_gpu(kernel, target)
+            function = unroll_bool_vectors(function)
         if isinstance(target, GpuTarget) and module.empty_dims:
             from plait.backends.tvm.guard import skip_empty_launches
 

@@ -32,6 +32,7 @@ _RUNTIME_SOURCES = (
     "traffic.cc",
 )
 _CHECK_HOOKS = "check_hooks.cc"
+_PRELUDE = "kernel_prelude.h"
 
 _COMPILERS = ("g++", "c++", "clang++")
 _PROCESSES = 2
@@ -141,6 +142,19 @@ def _compiler_error(log: str) -> CompileError:
     )
 
 
+def _precompiled_prelude(compiler: str, flags: tuple[str, ...]) -> tuple[str, ...]:
+    """Options by which GCC finds the compiled form of the header that all kernels start with."""
+    if not _is_gcc(compiler):
+        return ()
+    folder = cache_directory() / f"{_key(compiler, *flags, _PRELUDE)}.headers"
+    target = folder / f"{_PRELUDE}.gch"
+    if not target.exists():
+        folder.mkdir(exist_ok=True)
+        header = str(_HERE / _PRELUDE)
+        _run_compiler([compiler, *_FLAGS, *flags, "-I", str(_HERE), "-x", "c++-header", header], target)
+    return ("-I", str(folder))
+
+
 def _compile_object(compiler: str, unit: str, flags: tuple[str, ...]) -> Path:
     """Object file of one translation unit, from the cache when it is there."""
     target = cache_directory() / f"{_key(compiler, *flags, unit)}.o"
@@ -149,7 +163,8 @@ def _compile_object(compiler: str, unit: str, flags: tuple[str, ...]) -> Path:
     text = target.with_name(f"{target.name}.{os.getpid()}.{uuid.uuid4().hex}.cc")
     text.write_text(unit, encoding="utf-8")
     try:
-        _run_compiler([compiler, *_FLAGS, *flags, "-I", str(_HERE), "-c", str(text)], target)
+        headers = (*_precompiled_prelude(compiler, flags), "-I", str(_HERE))
+        _run_compiler([compiler, *_FLAGS, *flags, *headers, "-c", str(text)], target)
     finally:
         text.unlink(missing_ok=True)
     return target
@@ -197,6 +212,7 @@ def build_library(
     if not target.exists():
         # The longest first, so that the two processes end together.
         order = sorted(work, key=lambda item: len(item[0]), reverse=True)
+        _precompiled_prelude(compiler, flags)  # before two processes want it
         with ThreadPoolExecutor(_PROCESSES) as executor:
             objects = list(executor.map(lambda item: _compile_object(compiler, *item), order))
         # Device functions of the text are in every object; they are identical.
@@ -206,8 +222,12 @@ def build_library(
     return HostLibrary(target, parsed.kernels, names)
 
 
+def _is_gcc(compiler: str) -> bool:
+    return "Free Software Foundation" in _toolchain_identity(compiler)
+
+
 def _require_gcc(compiler: str) -> None:
-    if "Free Software Foundation" not in _toolchain_identity(compiler):
+    if not _is_gcc(compiler):
         raise CompileError(
             f"the detectors need g++, and the compiler found is {compiler}",
             why="they rely on how GCC instruments accesses to memory",

@@ -272,7 +272,7 @@ def _pointer(where: str, parameter: Parameter, argument: Any) -> ctypes.c_void_p
         raise InputError(
             "the array is not C-contiguous", where=where, remedy="pass np.ascontiguousarray(array)"
         )
-    expected = _element_type(parameter.type)
+    expected = element_type(parameter.type)
     found = "uint8" if argument.dtype == np.bool_ else argument.dtype.name
     raw_bits = expected in ("float16", "bfloat16") and found == "uint16"
     if parameter.type != "void" and expected != found and not raw_bits:
@@ -286,7 +286,7 @@ def _pointer(where: str, parameter: Parameter, argument: Any) -> ctypes.c_void_p
     return ctypes.c_void_p(argument.ctypes.data)
 
 
-def _element_type(name: str) -> str | None:
+def element_type(name: str) -> str | None:
     """numpy name of the elements of a C type; a vector type counts as its elements."""
     if name in _SCALAR_TYPES:
         return _SCALAR_TYPES[name]

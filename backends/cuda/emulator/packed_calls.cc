@@ -28,6 +28,9 @@ struct LogEntry {
 };
 
 using Entry = int (*)(const cuda_emulation::Launch*, void**);
+// Called in front of a launch (behind == 0) and behind it, with the sizes of what pointers lead to.
+using Observer = void (*)(const char* kernel, int32_t behind, const cuda_emulation::Launch*, uint32_t count,
+                          void* const* arguments, const uint64_t* sizes, uint8_t* const* states);
 using ErrorSink = void (*)(const char* kind, const char* message);
 
 std::mutex lock;
@@ -37,6 +40,7 @@ uint32_t order_seed, worker_count = 1;
 uint32_t check_launches, count_launches;
 cuda_emulation::DeviceMemory memory;
 ErrorSink error_sink;
+Observer observer;
 
 int report(const std::string& message) {
   if (error_sink) error_sink("CompileError", message.c_str());
@@ -56,6 +60,12 @@ CUDA_EMULATION_EXPORT void cuda_emulation_configure(int32_t order, uint32_t seed
   check_launches = check;
   count_launches = count;
   error_sink = sink;
+}
+
+// Observes launches whose memory is declared; null ends that.
+CUDA_EMULATION_EXPORT void cuda_emulation_observe(Observer chosen) {
+  std::lock_guard<std::mutex> guard(lock);
+  observer = chosen;
 }
 
 CUDA_EMULATION_EXPORT void cuda_emulation_memory_declare(uint64_t address, uint64_t bytes, int32_t is_written) {
@@ -145,7 +155,13 @@ CUDA_EMULATION_EXPORT int cuda_emulation_packed_call(const char* name, Entry ent
     launch_log.push_back({name, {launch.grid[0], launch.grid[1], launch.grid[2]},
                           {launch.block[0], launch.block[1], launch.block[2]}, launch.dynamic_shared_bytes});
   }
+  const auto observe = [&](int32_t behind) {
+    if (!observer || !check_launches) return;
+    observer(name, behind, &launch, launch.argument_count, arguments.data(), sizes.data(), states.data());
+  };
+  observe(0);
   if (entry(&launch, arguments.data()) != 0) return report(cuda_emulation_last_error());
+  observe(1);
   *result = PackedValue();
   return 0;
 }

@@ -90,7 +90,7 @@ def _rewrite_kernel(source: SourceText, kernel: KernelText, prelude: _Prelude, c
     variables = prelude.variables + variables
     waits = prelude.waits or bool(_WAITS.search(mask(body)))
     both = prelude.text + body + parameters
-    headers = ["cuda_emulation.h"]
+    headers = ["kernel_prelude.h"]
     if _HALF.search(both):
         headers.append("cuda_half.h")
     if _MATRIX.search(both):
