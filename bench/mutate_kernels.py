@@ -156,6 +156,7 @@ def run(
         for subject in subjects(names)
         for mutant in mutants(subject.text, each=each, seed=seed)
     ]
+    console.print(f"{len(jobs)} mutants")
     if limit is not None and len(jobs) > limit:
         jobs = jobs[:: -(-len(jobs) // limit)]
     rows = []
@@ -173,6 +174,8 @@ def run(
                 "equivalent": "",
             }
         rows.append(row)
+        done = f"{len(rows)}/{len(jobs)} {row['kernel']} line {row['line']} {row['operator']}"
+        console.print(f"{done}: {row['verdict']} {row['equivalent'][:40]}", markup=False)
     return sorted(rows, key=lambda row: (row["model"], row["kernel"], row["line"], row["operator"]))
 
 
