@@ -23,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(64) y_kernel(float* __restrict__ x_
   tile_shared_ptr[((int)threadIdx.x)] = x_ptr[((((int)blockIdx.x) * 64) + ((int)threadIdx.x))];
   __syncthreads();
   for (int k = 0; k < 4; ++k) {
-    sum_local_ptr[0] = (sum_local_ptr[0] + tile_shared_ptr[(((int)threadIdx.x) ^ k)]);
+    sum_local_ptr[0] = (sum_local_ptr[0] + tile_shared_ptr[((((int)threadIdx.x) + k) & 63)]);
   }
   sum_local_ptr[0] = (sum_local_ptr[0] + __shfl_down_sync(__activemask(), sum_local_ptr[0], 16, 32));
   if ((((int)threadIdx.x) % 32) == 0) {
