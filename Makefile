@@ -33,6 +33,8 @@ bench: $(STAMP)
 	$(BIN)/python bench/ir_scaling.py
 	$(BIN)/python bench/main_job.py
 	$(BIN)/python bench/cpu_inference.py
+	$(BIN)/python bench/emulate_models.py
+	$(BIN)/python bench/mutate_kernels.py --limit 130
 	$(if $(DATA),$(BIN)/python bench/roofline_vs_measured.py $(DATA))
 	$(BIN)/python bench/tables.py
 

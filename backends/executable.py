@@ -20,7 +20,7 @@ from plait.ir.bind import bound_dims
 from plait.ir.memory import MemoryPlan, plan_memory
 
 if TYPE_CHECKING:
-    from plait.backends.cuda.emulator import LaneOrder
+    from plait.backends.cuda.emulator import KernelCounts, LaneOrder
     from plait.backends.tvm.measure import KernelCall
 
 _threads_in_use: list[int] = []
@@ -72,7 +72,7 @@ class Executable:
         self._machine: Any = None
         self._root: Any = None
         self._parameters: list[Any] = []
-        self._emulated: Any = None
+        self._emulated: dict[bool, Any] = {}  # by whether the detectors run
         self.threads = target.threads if isinstance(target, CpuTarget) else 1
 
     # -- running --------------------------------------------------------------------
@@ -114,15 +114,26 @@ class Executable:
             self._run(meter.machine(), self._parameters, bound.arrays, bound.dims)
         return meter.calls
 
-    def emulate(self, *args: Any, lane_order: LaneOrder = "forward", **named: Any) -> Any:
+    def emulate(
+        self,
+        *args: Any,
+        lane_order: LaneOrder = "forward",
+        check: bool = False,
+        count: bool = False,
+        **named: Any,
+    ) -> Any:
         """Run the CUDA text of every kernel on the host, thread by thread, with its barriers and shuffles.
 
         Args:
             lane_order: "forward", "reversed" or a seed: the order in which threads run.
+            check: run the detectors (data races, conflicts between blocks, accesses outside a buffer,
+                reads of what nobody wrote, misaligned accesses); several times slower.
+            count: count memory traffic for `emulation_counts`; runs the detectors too.
 
         Raises:
             InputError: wrong inputs, or an executable for a CPU.
-            CompileError: a kernel breaks a rule of the CUDA execution model.
+            CompileError: a kernel breaks a rule of the CUDA execution model; with `check`, its attribute
+                `findings` lists where.
         """
         if isinstance(self.target, CpuTarget):
             raise InputError(
@@ -134,12 +145,25 @@ class Executable:
         from plait.backends.tvm.emulation import Emulation
 
         bound = bind_arguments(self.graph, args, named)
+        check = check or count
         with self._lock:
-            if self._emulated is None:
-                self._emulated = Emulation(self.graph, self.target, self.cuda_source)
+            if check not in self._emulated:
+                self._emulated[check] = Emulation(self.graph, self.target, self.cuda_source, check=check)
             arrays = finish_rows(bound.arrays, self.graph, bound.dims)
-            results = self._emulated.run(arrays, bound.dims, lane_order)
+            results = self._emulated[check].run(arrays, bound.dims, lane_order, count=count)
         return _unpacked(from_tensors(results, self.graph, as_torch=bound.torch_results))
+
+    @property
+    def emulation_counts(self) -> dict[str, KernelCounts]:
+        """By kernel, the memory traffic of the last `emulate(..., count=True)`.
+
+        Raises InputError before there was one.
+        """
+        from plait.backends.cuda.emulator.counts import nothing_counted
+
+        if True not in self._emulated or not self._emulated[True].counts:
+            raise nothing_counted()
+        return dict(self._emulated[True].counts)
 
     def _start(self) -> None:
         """Load code and weights.  Raises InputError naming what a GPU executable lacks to run here."""

@@ -10,12 +10,12 @@ plan, the host code and its launch parameters, is what runs on a real device.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from plait.backends.cuda.emulator.build import build_library, load_runtime
+from plait.backends.cuda.emulator.build import HostLibrary, build_library, load_runtime
 from plait.backends.cuda.emulator.module import Dim3, LaneOrder, encode_lane_order, worker_count
 from plait.backends.cuda.source_text import KernelText, parse_source
 from plait.ir.errors import CompileError, InputError
@@ -73,10 +73,15 @@ class EmulatedDevice:
 
     Attributes:
         sources: CUDA text of every module built while the hook was open, in order.
+        libraries: what was built of them.
+        check, count: whether kernels run under the detectors, and whether those count memory traffic.
     """
 
-    def __init__(self, lane_order: LaneOrder, optimize: str) -> None:
+    def __init__(self, lane_order: LaneOrder, optimize: str, check: bool, count: bool) -> None:
         self.sources: list[str] = []
+        self.libraries: list[HostLibrary] = []
+        self.check = check
+        self.count = count
         self._optimize = optimize
         self._runtime = load_runtime()
         self._runtime.cuda_emulation_log_size.restype = ctypes.c_uint64
@@ -99,7 +104,12 @@ class EmulatedDevice:
         order, seed = encode_lane_order(lane_order)
         self._lane_order = lane_order
         self._runtime.cuda_emulation_configure(
-            ctypes.c_int32(order), ctypes.c_uint32(seed), ctypes.c_uint32(worker_count()), self._error_sink
+            ctypes.c_int32(order),
+            ctypes.c_uint32(seed),
+            ctypes.c_uint32(worker_count()),
+            ctypes.c_uint32(self.check),
+            ctypes.c_uint32(self.check and self.count),
+            self._error_sink,
         )
 
     @property
@@ -137,7 +147,8 @@ class EmulatedDevice:
         kernels = parse_source(source)
         functions = [_packed_function(kernels.kernel(name), tags) for name, tags in launch_tags.items()]
         shim = _SHIM + "\n".join(functions)
-        library = build_library(source, optimize=self._optimize, extra_units=[shim])
+        library = build_library(source, optimize=self._optimize, extra_units=[shim], check=self.check)
+        self.libraries.append(library)
         return tvm.runtime.load_module(str(library.path))
 
 
@@ -175,7 +186,12 @@ def _packed_function(kernel: KernelText, tags: list[str]) -> str:
 
 @contextmanager
 def emulated_cuda_device(
-    *, lane_order: LaneOrder = "forward", optimize: str = "-O1"
+    *,
+    lane_order: LaneOrder = "forward",
+    optimize: str = "-O1",
+    check: bool = False,
+    count: bool = False,
+    rewrite: Callable[[str], str] | None = None,
 ) -> Iterator[EmulatedDevice]:
     """While open, TVM builds CUDA modules as host libraries and runs them on the host.
 
@@ -186,6 +202,10 @@ def emulated_cuda_device(
     Args:
         lane_order: "forward", "reversed", or the seed of a shuffle.
         optimize: optimisation flag of the host compiler.
+        check: run the detectors. The memory that kernels work on has to be declared: see
+            plait.backends.tvm.device_memory.
+        count: with `check`, count memory traffic.
+        rewrite: gives the text that is built in place of a generated one, with the same kernels.
 
     Raises:
         CompileError: from the build inside, when a text cannot be emulated; from a run, when a kernel
@@ -196,7 +216,7 @@ def emulated_cuda_device(
 
     global _emulated
     _emulated = True
-    device = EmulatedDevice(lane_order, optimize)
+    device = EmulatedDevice(lane_order, optimize, check, count)
     generate = tvm.get_global_func("target.build.cuda")
     host_device = tvm.get_global_func("device_api.cpu")
 
@@ -208,7 +228,7 @@ def emulated_cuda_device(
             ]
             for _, function in module.functions.items()
         }
-        return device.build(text, tags)
+        return device.build(rewrite(text) if rewrite else text, tags)
 
     replacements = {
         "target.build.cuda": build_on_host,

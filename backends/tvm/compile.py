@@ -15,6 +15,7 @@ from tvm import relax
 from plait.backends.executable import Code
 from plait.backends.kernels import Kernel
 from plait.backends.targets import CpuTarget, GpuTarget, Target
+from plait.backends.tvm.bool_vectors import unroll_bool_vectors
 from plait.backends.tvm.build import KernelFunction, Module, build_module
 from plait.backends.tvm.layouts import assign_layouts
 from plait.backends.tvm.partition import partition
@@ -90,6 +91,7 @@ def schedule_kernels(
             from plait.backends.tvm.schedule_gpu import schedule as schedule_for_gpu
 
             function, found = schedule_for_gpu(kernel, target)
+            function = unroll_bool_vectors(function)
         if isinstance(target, CpuTarget) and target.polynomials:
             function = vector_functions(function)
         if isinstance(target, GpuTarget) and module.empty_dims:

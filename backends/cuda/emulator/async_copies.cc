@@ -32,21 +32,25 @@ std::deque<Group>& mine() {
 
 }  // namespace
 
-void copy_async(unsigned destination, const void* source, size_t bytes, size_t filled) {
+void copy_async(unsigned destination, const void* source, size_t bytes, size_t filled, int site) {
   char* address = block->shared + destination;
   if (reinterpret_cast<uintptr_t>(address) % bytes || reinterpret_cast<uintptr_t>(source) % bytes) {
-    fail("cp.async: the addresses are not aligned to the size of the copy");
+    fail("cp.async: the addresses are not aligned to the size of the copy", site);
   }
+  const unsigned lane = block->thread->lane;
+  if (filled) note_lane_access(lane, source, filled, AccessKind::read, site);
+  note_lane_access(lane, address, bytes, AccessKind::copy_issue, site);
   memset(address, 0xFF, bytes);
   mine().back().push_back({address, source, bytes, filled});
 }
 
 void commit_copies() { mine().emplace_back(); }
 
-void wait_copies(int pending) {
+void wait_copies(int pending, int site) {
   std::deque<Group>& groups = mine();
   while (int(groups.size()) - 1 > pending) {
     for (const Copy& copy : groups.front()) {
+      note_lane_access(block->thread->lane, copy.destination, copy.bytes, AccessKind::copy_end, site);
       memcpy(copy.destination, copy.source, copy.filled);
       memset(copy.destination + copy.filled, 0, copy.bytes - copy.filled);
     }

@@ -28,7 +28,13 @@ _RUNTIME_SOURCES = (
     "guarded_buffers.cc",
     "async_copies.cc",
     "packed_calls.cc",
+    "checked_launch.cc",
+    "device_memory.cc",
+    "traffic.cc",
 )
+_CHECK_HOOKS = "check_hooks.cc"
+_PRELUDE = "kernel_prelude.h"
+
 _COMPILERS = ("g++", "c++", "clang++")
 _PROCESSES = 2
 _FLAGS = (
@@ -44,12 +50,29 @@ _FLAGS = (
 )
 
 
+# Every access calls a hook; -g1 maps the code to lines.  Local variables start with a pattern.
+_CHECK_FLAGS = (
+    "-DCUDA_EMULATION_CHECKED",
+    "-fsanitize=thread",
+    "--param=tsan-distinguish-volatile=1",
+    "--param=tsan-instrument-func-entry-exit=0",
+    "-ftrivial-auto-var-init=pattern",
+    "-gdwarf-4",
+    "-g1",
+)
+
+
 @dataclass(frozen=True)
 class HostLibrary:
-    """A shared library that runs the kernels of one CUDA text on the host."""
+    """A shared library that runs the kernels of one CUDA text on the host.
+
+    Attributes:
+        shared_variables: by kernel, the names of its shared variables by number.
+    """
 
     path: Path
     kernels: tuple[KernelText, ...]
+    shared_variables: dict[str, tuple[str, ...]]
 
 
 def find_compiler() -> str:
@@ -112,9 +135,22 @@ def _compiler_error(log: str) -> CompileError:
     )
 
 
-def _compile_object(compiler: str, unit: str, optimize: str) -> Path:
+def _precompiled_prelude(compiler: str, flags: tuple[str, ...]) -> tuple[str, ...]:
+    """Options by which GCC finds the compiled form of the header that all kernels start with."""
+    if not _is_gcc(compiler):
+        return ()
+    folder = Cache("emulator").create() / f"{_key(compiler, *flags, _PRELUDE)}.headers"
+    target = folder / f"{_PRELUDE}.gch"
+    if not target.exists():
+        folder.mkdir(exist_ok=True)
+        header = str(_HERE / _PRELUDE)
+        _run_compiler([compiler, *_FLAGS, *flags, "-I", str(_HERE), "-x", "c++-header", header], target)
+    return ("-I", str(folder))
+
+
+def _compile_object(compiler: str, unit: str, flags: tuple[str, ...]) -> Path:
     """Object file of one translation unit, from the cache when it is there."""
-    key = f"{_key(compiler, optimize, unit)}.o"
+    key = f"{_key(compiler, *flags, unit)}.o"
     cache = Cache("emulator")
     if found := cache.find(key):
         return found
@@ -122,7 +158,8 @@ def _compile_object(compiler: str, unit: str, optimize: str) -> Path:
     text = target.with_name(f"{target.name}.{os.getpid()}.{uuid.uuid4().hex}.cc")
     text.write_text(unit, encoding="utf-8")
     try:
-        _run_compiler([compiler, optimize, *_FLAGS, "-I", str(_HERE), "-c", str(text)], target)
+        headers = (*_precompiled_prelude(compiler, flags), "-I", str(_HERE))
+        _run_compiler([compiler, *_FLAGS, *flags, *headers, "-c", str(text)], target)
     finally:
         text.unlink(missing_ok=True)
     return target
@@ -141,13 +178,16 @@ def load_runtime() -> ctypes.CDLL:
     return ctypes.CDLL(str(target), mode=ctypes.RTLD_GLOBAL)
 
 
-def build_library(source: str, *, optimize: str = "-O1", extra_units: Iterable[str] = ()) -> HostLibrary:
+def build_library(
+    source: str, *, optimize: str = "-O1", extra_units: Iterable[str] = (), check: bool = False
+) -> HostLibrary:
     """Builds the library of a CUDA text: one object for each kernel, at most two compilers at a time.
 
     Args:
         source: CUDA C text.
         optimize: optimisation flag of the host compiler.
         extra_units: further C++ translation units to link in.
+        check: make the kernels tell the detectors of every access; needs g++.
 
     Raises:
         CompileError: the text is malformed, no compiler is there, or it rejects the text.
@@ -157,18 +197,39 @@ def build_library(source: str, *, optimize: str = "-O1", extra_units: Iterable[s
         raise CompileError(
             "the CUDA text defines no kernel", remedy="hand in a text with a __global__ function"
         )
-    units = [host.unit for host in rewrite_kernels(parsed)] + list(extra_units)
+    hosts = rewrite_kernels(parsed, check=check)
     compiler = find_compiler()
-    key, cache = f"{_key(compiler, optimize, *units)}.so", Cache("emulator")
+    plain = (optimize,)
+    flags = (optimize, *_CHECK_FLAGS) if check else plain
+    work = [(host.unit, flags) for host in hosts] + [(unit, plain) for unit in extra_units]
+    if check:
+        _require_gcc(compiler)
+        work.append(((_HERE / _CHECK_HOOKS).read_text(encoding="utf-8"), ("-O2",)))
+    key, cache = f"{_key(compiler, *flags, *(unit for unit, _ in work))}.so", Cache("emulator")
     target = cache.find(key)
     if target is None:
         target = cache.create() / key
         # The longest first, so that the two processes end together.
-        order = sorted(units, key=len, reverse=True)
+        order = sorted(work, key=lambda item: len(item[0]), reverse=True)
+        _precompiled_prelude(compiler, flags)  # before two processes want it
         with ThreadPoolExecutor(_PROCESSES) as executor:
-            objects = list(executor.map(lambda unit: _compile_object(compiler, unit, optimize), order))
+            objects = list(executor.map(lambda item: _compile_object(compiler, *item), order))
         # Device functions of the text are in every object; they are identical.
         link = [compiler, "-shared", "-pthread", "-Wl,--allow-multiple-definition"]
         _run_compiler([*link, *map(str, objects)], target)
         cache.trim(keep=key)
-    return HostLibrary(target, parsed.kernels)
+    names = {host.kernel.name: host.shared_variables for host in hosts}
+    return HostLibrary(target, parsed.kernels, names)
+
+
+def _is_gcc(compiler: str) -> bool:
+    return "Free Software Foundation" in _toolchain_identity(compiler)
+
+
+def _require_gcc(compiler: str) -> None:
+    if not _is_gcc(compiler):
+        raise CompileError(
+            f"the detectors need g++, and the compiler found is {compiler}",
+            why="they rely on how GCC instruments accesses to memory",
+            remedy="install g++ (Debian: apt-get install g++), or emulate without check",
+        )

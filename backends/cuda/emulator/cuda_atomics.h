@@ -20,7 +20,8 @@ struct Word<8> {
 
 // Replaces *address by update(*address), whatever the type; returns the old value.
 template <class T, class F>
-inline T atomic_update(T* address, F update) {
+CUDA_EMULATION_UNCHECKED inline T atomic_update(T* address, F update, int site) {
+  note_access(address, sizeof(T), AccessKind::atomic, site);
   using Bits = typename Word<sizeof(T)>::type;
   auto* word = reinterpret_cast<Bits*>(address);
   Bits old_bits = __atomic_load_n(word, __ATOMIC_RELAXED), new_bits;
@@ -36,44 +37,44 @@ inline T atomic_update(T* address, F update) {
 }  // namespace cuda_emulation
 
 template <class T, class V>
-inline T atomicAdd(T* address, V value) {
-  return cuda_emulation::atomic_update(address, [=](T old) { return T(old + T(value)); });
+inline T atomicAdd(T* address, V value, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](T old) { return T(old + T(value)); }, site);
 }
 template <class T, class V>
-inline T atomicSub(T* address, V value) {
-  return cuda_emulation::atomic_update(address, [=](T old) { return T(old - T(value)); });
+inline T atomicSub(T* address, V value, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](T old) { return T(old - T(value)); }, site);
 }
 template <class T, class V>
-inline T atomicMax(T* address, V value) {
-  return cuda_emulation::atomic_update(address, [=](T old) { return old < T(value) ? T(value) : old; });
+inline T atomicMax(T* address, V value, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](T old) { return old < T(value) ? T(value) : old; }, site);
 }
 template <class T, class V>
-inline T atomicMin(T* address, V value) {
-  return cuda_emulation::atomic_update(address, [=](T old) { return T(value) < old ? T(value) : old; });
+inline T atomicMin(T* address, V value, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](T old) { return T(value) < old ? T(value) : old; }, site);
 }
 template <class T, class V>
-inline T atomicAnd(T* address, V value) {
-  return cuda_emulation::atomic_update(address, [=](T old) { return T(old & T(value)); });
+inline T atomicAnd(T* address, V value, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](T old) { return T(old & T(value)); }, site);
 }
 template <class T, class V>
-inline T atomicOr(T* address, V value) {
-  return cuda_emulation::atomic_update(address, [=](T old) { return T(old | T(value)); });
+inline T atomicOr(T* address, V value, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](T old) { return T(old | T(value)); }, site);
 }
 template <class T, class V>
-inline T atomicXor(T* address, V value) {
-  return cuda_emulation::atomic_update(address, [=](T old) { return T(old ^ T(value)); });
+inline T atomicXor(T* address, V value, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](T old) { return T(old ^ T(value)); }, site);
 }
 template <class T, class V>
-inline T atomicExch(T* address, V value) {
-  return cuda_emulation::atomic_update(address, [=](T) { return T(value); });
+inline T atomicExch(T* address, V value, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](T) { return T(value); }, site);
 }
 template <class T, class C, class V>
-inline T atomicCAS(T* address, C compare, V value) {
-  return cuda_emulation::atomic_update(address, [=](T old) { return old == T(compare) ? T(value) : old; });
+inline T atomicCAS(T* address, C compare, V value, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](T old) { return old == T(compare) ? T(value) : old; }, site);
 }
-static inline unsigned atomicInc(unsigned* address, unsigned limit) {
-  return cuda_emulation::atomic_update(address, [=](unsigned old) { return old >= limit ? 0u : old + 1; });
+static inline unsigned atomicInc(unsigned* address, unsigned limit, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](unsigned old) { return old >= limit ? 0u : old + 1; }, site);
 }
-static inline unsigned atomicDec(unsigned* address, unsigned limit) {
-  return cuda_emulation::atomic_update(address, [=](unsigned old) { return old == 0 || old > limit ? limit : old - 1; });
+static inline unsigned atomicDec(unsigned* address, unsigned limit, int site = __builtin_LINE()) {
+  return cuda_emulation::atomic_update(address, [=](unsigned old) { return old == 0 || old > limit ? limit : old - 1; }, site);
 }

@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <sys/mman.h>
 
+#include "checked_launch.h"
 #include "scheduler.h"
 
 namespace cuda_emulation {
@@ -83,6 +84,14 @@ void start_fiber(Context& context, unsigned linear) {
   prepare_stack(context.machines[linear], context.stacks + linear * stack_bytes, stack_bytes - colour, fiber_main);
 }
 
+// ---- the detectors ------------------------------------------------------------------
+CheckedLaunch* checked(const Context& context) { return static_cast<CheckedLaunch*>(context.checker); }
+
+// What these lanes did before is ordered before what they do next.
+void order_lanes(Context& context, const Warp& warp, unsigned lanes) {
+  if (context.checker) checked(context)->synchronise(warp.first, lanes);
+}
+
 // ---- one warp -----------------------------------------------------------------------
 std::string lanes_text(unsigned lanes) { return format("0x%08x", lanes); }
 
@@ -117,6 +126,7 @@ bool release_collective(Context& context, Warp& warp) {
     }
     context.thread = &thread;   // for messages of the operation
     if (thread.operation) thread.operation(operands, needed);
+    order_lanes(context, warp, needed);
     warp.collective &= ~needed;
     warp.ready |= needed;
     return true;
@@ -133,6 +143,7 @@ void release_convergence(Context& context, Warp& warp) {
     if (context.threads[warp.first + lane].site == site) lanes |= 1u << lane;
   }
   for (unsigned left = lanes; left; left &= left - 1) context.threads[warp.first + __builtin_ctz(left)].mask = lanes;
+  order_lanes(context, warp, lanes);
   warp.converging &= ~lanes;
   warp.ready |= lanes;
 }
@@ -187,6 +198,7 @@ void release_barrier(Context& context) {
                                  "it; every thread of the block must",
                                  waiting, ended));
   }
+  if (waiting && context.checker) checked(context)->release_barrier();
   for (Warp& warp : context.warps) {
     for (unsigned left = warp.at_barrier; left; left &= left - 1) {
       context.threads[warp.first + __builtin_ctz(left)].predicate = predicates;
@@ -220,7 +232,10 @@ void run_block_of_fibers(Context& context) {
 void fail(const char* message, int site) {
   Context& context = current();
   record_failure(context, context.thread, site, message);
-  if (!context.on_fiber) throw Failure();
+  if (!context.on_fiber) {
+    if (context.can_escape) siglongjmp(context.escape, left_kernel);
+    throw Failure();
+  }
   to_scheduler(context);
   __builtin_unreachable();
 }
@@ -259,8 +274,12 @@ void* allocate_shared(unsigned slot, size_t bytes, size_t alignment) {
                 static_shared_limit).c_str());
   }
   context.static_used = start + bytes;
-  char* address = context.shared + start;
-  memset(address, 0xFF, bytes);
+  void* address = context.shared + start;
+  if (context.checker) {
+    address = checked(context)->place_variable(context, slot, start, bytes);
+  } else {
+    memset(address, 0xFF, bytes);
+  }
   context.slots[slot] = {context.block_serial, address};
   return address;
 }

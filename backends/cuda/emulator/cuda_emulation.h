@@ -34,7 +34,16 @@ struct dim3 {
 };
 static constexpr int warpSize = 32;
 
+#ifdef CUDA_EMULATION_CHECKED
+// Functions that touch memory of the kernel through a call of their own to note_access.
+#define CUDA_EMULATION_UNCHECKED __attribute__((no_sanitize("thread")))
+#else
+#define CUDA_EMULATION_UNCHECKED
+#endif
+
 namespace cuda_emulation {
+
+struct Checker;
 
 // A warp collective is computed once, when all its lanes have arrived: operands[lane]
 // points into the stack of the waiting lane, where the result is also written.
@@ -65,6 +74,8 @@ struct Block {
     uint64_t serial;
     void* address;
   }* slots;                    // shared variables of the block, by declaration
+  Checker* checker;            // null: accesses are not checked
+  int poison;                  // which values local arrays start with: the order of lanes
 };
 
 // Defined by the runtime library; initial-exec keeps an access at one load.
@@ -78,6 +89,9 @@ struct Launch {
   uint32_t workers;
   uint32_t argument_count;
   const uint64_t* guarded_bytes;   // sizes of the buffers that pointers lead to; null: no bounds check
+  uint8_t* const* states;          // for each argument a ByteState a byte, updated; null: all are written
+  uint32_t check;                  // run the detectors; needs guarded_bytes and a checked library
+  uint32_t count;                  // count memory traffic; needs `check`
 };
 
 struct Kernel {
@@ -93,6 +107,17 @@ CUDA_EMULATION_SHARED void wait_barrier(int site);
 CUDA_EMULATION_SHARED void wait_collective(unsigned mask, void* operand, Operation operation, int site);
 CUDA_EMULATION_SHARED unsigned wait_convergence(int site);
 CUDA_EMULATION_SHARED void* allocate_shared(unsigned slot, size_t bytes, size_t alignment);
+
+// What an access does; an asynchronous copy writes from its issue to its end.
+enum class AccessKind : uint32_t { read, write, atomic, copy_issue, copy_end };
+CUDA_EMULATION_SHARED void note_lane_access(unsigned lane, const void* address, size_t bytes, AccessKind kind, int line);
+
+// Tells the detectors about an access of the running thread that the compiler did not instrument.
+inline void note_access(const void* address, size_t bytes, AccessKind kind, int line) {
+#ifdef CUDA_EMULATION_CHECKED
+  note_lane_access(block->thread->lane, address, bytes, kind, line);
+#endif
+}
 [[noreturn]] CUDA_EMULATION_SHARED void fail(const char* message, int site = 0);
 
 // Lanes that have not diverged meet here: where a text relies on a warp running in lockstep.
@@ -101,7 +126,7 @@ inline void keep_lockstep(int site) { wait_convergence(site); }
 // Static shared memory: the first thread of a block that reaches the declaration
 // places the variable and poisons it (0xFF bytes: NaN, or -1), the others find it.
 template <class T, size_t alignment = alignof(T)>
-inline T& shared_variable(unsigned slot) {
+CUDA_EMULATION_UNCHECKED inline T& shared_variable(unsigned slot) {
   constexpr size_t align = alignment > alignof(T) ? alignment : alignof(T);
   Block::Slot& place = block->slots[slot];
   void* address = place.serial == *block->serial ? place.address : allocate_shared(slot, sizeof(T), align);

@@ -6,9 +6,9 @@
 #include "cuda_half.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
-#define CUDA_EMULATION_HOT __attribute__((optimize("O3")))
+#define CUDA_EMULATION_HOT CUDA_EMULATION_UNCHECKED __attribute__((optimize("O3")))
 #else
-#define CUDA_EMULATION_HOT
+#define CUDA_EMULATION_HOT CUDA_EMULATION_UNCHECKED
 #endif
 
 namespace cuda_emulation {
@@ -17,19 +17,27 @@ constexpr unsigned all_lanes = ~0u;
 
 // Asynchronous copies: the destination is poisoned when the copy is issued and
 // written when the issuing thread waits for it.
-CUDA_EMULATION_SHARED void copy_async(unsigned destination, const void* source, size_t bytes, size_t filled);
+CUDA_EMULATION_SHARED void copy_async(unsigned destination, const void* source, size_t bytes, size_t filled,
+                                      int site = __builtin_LINE());
 CUDA_EMULATION_SHARED void commit_copies();
-CUDA_EMULATION_SHARED void wait_copies(int pending);
+CUDA_EMULATION_SHARED void wait_copies(int pending, int site = __builtin_LINE());
 
 // ---- ldmatrix: 8x8 matrices of 16-bit elements; lane 8m+r names row r of matrix m --------
 struct RowAddress {
   unsigned address;
   unsigned registers[4];
+  int site;
 };
 
 template <int count, bool transposed>
-void load_rows(void* const* operands, unsigned lanes) {
+CUDA_EMULATION_UNCHECKED void load_rows(void* const* operands, unsigned lanes) {
   if (lanes != all_lanes) fail("ldmatrix needs all 32 lanes of the warp");
+#ifdef CUDA_EMULATION_CHECKED
+  for (int lane = 0; lane < 8 * count; ++lane) {
+    const auto* row = static_cast<const RowAddress*>(operands[lane]);
+    note_lane_access(lane, block->shared + row->address, 16, AccessKind::read, row->site);
+  }
+#endif
   for (int lane = 0; lane < 32; ++lane) {
     for (int matrix = 0; matrix < count; ++matrix) {
       uint16_t pair[2];
@@ -46,7 +54,7 @@ void load_rows(void* const* operands, unsigned lanes) {
 
 template <int count, bool transposed>
 inline void load_matrices(unsigned address, unsigned* registers, int site = __builtin_LINE()) {
-  RowAddress operand = {address, {}};
+  RowAddress operand = {address, {}, site};
   wait_collective(all_lanes, &operand, load_rows<count, transposed>, site);
   for (int matrix = 0; matrix < count; ++matrix) registers[matrix] = operand.registers[matrix];
 }
@@ -166,7 +174,7 @@ inline void fill_fragment(Fragment& fragment, V value) {
 
 // Address of every element this lane holds, in a matrix with the given leading dimension.
 template <class Fragment, class F>
-inline void for_each_element(Fragment& fragment, unsigned leading, bool row_major_layout, F visit) {
+CUDA_EMULATION_UNCHECKED inline void for_each_element(Fragment& fragment, unsigned leading, bool row_major_layout, F visit) {
   const int lane = cuda_emulation::lane();
   for (int e = 0; e < Fragment::num_elements; ++e) {
     const int flat = lane + 32 * e, row = flat / Fragment::columns, column = flat % Fragment::columns;
@@ -174,22 +182,39 @@ inline void for_each_element(Fragment& fragment, unsigned leading, bool row_majo
   }
 }
 
+template <class T, class P>
+struct Load {
+  const P* source;
+  int site;
+  CUDA_EMULATION_UNCHECKED void operator()(T& element, size_t offset) const {
+    cuda_emulation::note_access(source + offset, sizeof(P), cuda_emulation::AccessKind::read, site);
+    element = source[offset];
+  }
+};
+template <class T, class P>
+struct Store {
+  P* target;
+  int site;
+  CUDA_EMULATION_UNCHECKED void operator()(const T& element, size_t offset) const {
+    cuda_emulation::note_access(target + offset, sizeof(P), cuda_emulation::AccessKind::write, site);
+    target[offset] = element;
+  }
+};
+
 template <class Use, int M, int N, int K, class T, class Layout, class P>
-inline void load_matrix_sync(fragment<Use, M, N, K, T, Layout>& target, const P* source, unsigned leading) {
-  for_each_element(target, leading, std::is_same<Layout, row_major>::value,
-                   [=](T& element, size_t offset) { element = source[offset]; });
+inline void load_matrix_sync(fragment<Use, M, N, K, T, Layout>& target, const P* source, unsigned leading,
+                             int site = __builtin_LINE()) {
+  for_each_element(target, leading, std::is_same<Layout, row_major>::value, Load<T, P>{source, site});
 }
 template <int M, int N, int K, class T, class P>
 inline void load_matrix_sync(fragment<accumulator, M, N, K, T>& target, const P* source, unsigned leading,
-                             layout_t layout) {
-  for_each_element(target, leading, layout == mem_row_major,
-                   [=](T& element, size_t offset) { element = source[offset]; });
+                             layout_t layout, int site = __builtin_LINE()) {
+  for_each_element(target, leading, layout == mem_row_major, Load<T, P>{source, site});
 }
 template <int M, int N, int K, class T, class P>
 inline void store_matrix_sync(P* target, const fragment<accumulator, M, N, K, T>& source, unsigned leading,
-                              layout_t layout) {
-  for_each_element(source, leading, layout == mem_row_major,
-                   [=](const T& element, size_t offset) { target[offset] = element; });
+                              layout_t layout, int site = __builtin_LINE()) {
+  for_each_element(source, leading, layout == mem_row_major, Store<T, P>{target, site});
 }
 
 template <class D, class A, class B>

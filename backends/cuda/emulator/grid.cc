@@ -5,6 +5,7 @@
 #include <mutex>
 #include <thread>
 
+#include "checked_launch.h"
 #include "guarded_buffers.h"
 #include "scheduler.h"
 
@@ -93,20 +94,25 @@ struct Grid {
   const Launch& launch;
   void** arguments;
   uint64_t blocks;
-  std::vector<unsigned> order{};      // of blocks; empty for forward
+  std::vector<unsigned> order{};      // of blocks; empty for forward and reversed
   std::atomic<uint64_t> next{0};
   std::atomic<bool> stop{false};
   std::mutex lock{};
   std::string failure{};
   GuardedBuffers* guards = nullptr;
+  CheckedLaunch* checked = nullptr;
 };
 
 void run_one_block(Context& context, const GuardedBuffers* guards) {
   ++context.block_serial;
   context.static_used = 0;
-  if (guards && sigsetjmp(context.escape, 1)) {
+  if (const int reason = guards ? sigsetjmp(context.escape, 1) : 0) {
     context.can_escape = false;
-    record_failure(context, context.thread, 0, guards->describe(context.fault_address));
+    context.on_fiber = false;
+    if (reason == faulted) {
+      record_failure(context, context.thread, 0, guards->describe(context.fault_address));
+      if (context.checker) static_cast<CheckedLaunch*>(context.checker)->report_fault(context);
+    }
     return;
   }
   context.can_escape = guards != nullptr;
@@ -127,6 +133,9 @@ void work(Grid& grid) {
   Block* outer = block;
   block = &context;
   prepare(context, grid.kernel, grid.launch, grid.arguments);
+  context.checker = grid.checked;
+  context.poison = grid.launch.order;
+  if (grid.checked) grid.checked->place_memory(context);
   {
     SignalStack signal_stack(context, grid.guards);
     const unsigned columns = grid.launch.grid[0], rows = grid.launch.grid[1];
@@ -138,10 +147,13 @@ void work(Grid& grid) {
                                                        : grid.order[turn];
       context.index = {unsigned(number % columns), unsigned(number / columns % rows),
                        unsigned(number / (uint64_t(columns) * rows))};
-      if (grid.launch.dynamic_shared_bytes) {
+      if (grid.checked) {
+        grid.checked->start_block(context);
+      } else if (grid.launch.dynamic_shared_bytes) {
         memset(context.dynamic_shared, 0xFF, grid.launch.dynamic_shared_bytes);
       }
       run_one_block(context, grid.guards);
+      if (grid.checked) grid.checked->end_block();
     }
   }
   block = outer;
@@ -180,6 +192,39 @@ std::string refuse(const Kernel& kernel, const Launch& launch) {
   return "";
 }
 
+void run_blocks(Grid& grid, uint64_t workers) {
+  const unsigned* extents = grid.launch.block;
+  const uint64_t threads = grid.blocks * extents[0] * extents[1] * extents[2];
+  workers = threads < 4096 ? 1 : std::min<uint64_t>(std::max<uint64_t>(1, workers), grid.blocks);
+  std::vector<std::thread> helpers;
+  for (uint64_t i = 1; i < workers; ++i) helpers.emplace_back(work, std::ref(grid));
+  work(grid);
+  for (std::thread& helper : helpers) helper.join();
+}
+
+std::mutex one_checked_launch;
+
+// The detectors see the blocks one after another, so that who came first is no accident.
+void run_checked(Grid& grid) {
+  std::lock_guard<std::mutex> guard(one_checked_launch);
+  GuardedBuffers guards(grid.arguments, grid.launch.guarded_bytes, grid.launch.argument_count, true);
+  CheckedLaunch checked(grid.kernel, grid.launch, guards);
+  grid.guards = &guards;
+  grid.arguments = guards.arguments();
+  grid.checked = &checked;
+  do {
+    grid.next = 0;
+    grid.stop = false;
+    grid.failure.clear();
+    checked.start();
+    run_blocks(grid, 1);
+  } while (checked.restarts());
+  checked.finish();
+  if (grid.failure.empty() && !checked.findings().empty()) {
+    grid.failure = format("kernel %s: the detectors have %zu findings", grid.kernel.name, checked.findings().size());
+  }
+}
+
 }  // namespace
 
 int run(const Kernel& kernel, const Launch& launch, void** arguments) {
@@ -190,24 +235,22 @@ int run(const Kernel& kernel, const Launch& launch, void** arguments) {
   }
   Grid grid{kernel, launch, arguments, uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2]};
   if (launch.order == 2) grid.order = make_order(unsigned(grid.blocks), launch);
-  const uint64_t threads = grid.blocks * launch.block[0] * launch.block[1] * launch.block[2];
-  const uint64_t workers = threads < 4096 ? 1 : std::min<uint64_t>(std::max(1u, launch.workers), grid.blocks);
-  std::unique_ptr<GuardedBuffers> guards;
-  if (launch.guarded_bytes) {
-    try {
-      guards.reset(new GuardedBuffers(arguments, launch.guarded_bytes, launch.argument_count));
-    } catch (const std::bad_alloc&) {
-      last_error = std::string("kernel ") + kernel.name + ": no memory for the copies that the bounds check needs";
-      return -1;
+  try {
+    if (launch.check) {
+      run_checked(grid);
+    } else if (launch.guarded_bytes) {
+      GuardedBuffers guards(arguments, launch.guarded_bytes, launch.argument_count, false);
+      guards.fill();
+      grid.guards = &guards;
+      grid.arguments = guards.arguments();
+      run_blocks(grid, launch.workers);
+      guards.copy_back();
+    } else {
+      run_blocks(grid, launch.workers);
     }
-    grid.guards = guards.get();
-    grid.arguments = guards->arguments();
+  } catch (const std::bad_alloc&) {
+    grid.failure = std::string("kernel ") + kernel.name + ": no memory for the copies that the checks need";
   }
-  std::vector<std::thread> helpers;
-  for (uint64_t i = 1; i < workers; ++i) helpers.emplace_back(work, std::ref(grid));
-  work(grid);
-  for (std::thread& helper : helpers) helper.join();
-  if (guards) guards->copy_back();
   last_error = grid.failure;
   return grid.failure.empty() ? 0 : -1;
 }

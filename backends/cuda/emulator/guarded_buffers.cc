@@ -2,6 +2,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include <mutex>
 #include <new>
@@ -12,7 +13,7 @@ namespace cuda_emulation {
 namespace {
 
 constexpr uint64_t page = 4096;
-constexpr uint64_t guard = 1 << 20;        // protected bytes on either side
+constexpr unsigned smallest_slot_shift = 30;   // of address space for a buffer: the rest is protected
 constexpr uint64_t alignment = 16;         // of a buffer, for vector types
 constexpr size_t signal_stack_bytes = 64 * 1024;
 
@@ -20,51 +21,72 @@ std::mutex handler_lock;
 int handler_users = 0;
 struct sigaction outer_segv, outer_bus;
 
+const char* code_address(const ucontext_t* state) {
+#if defined(__x86_64__)
+  return reinterpret_cast<const char*>(state->uc_mcontext.gregs[REG_RIP]);
+#elif defined(__aarch64__)
+  return reinterpret_cast<const char*>(state->uc_mcontext.pc);
+#else
+  return nullptr;
+#endif
+}
+
 // Leaves kernel code; a fault outside of it goes to the handler that was there before.
-void on_fault(int signal, siginfo_t* info, void*) {
+void on_fault(int signal, siginfo_t* info, void* state) {
   if (block == nullptr || !current().can_escape) {
     sigaction(signal, signal == SIGSEGV ? &outer_segv : &outer_bus, nullptr);
     return;   // the access repeats, now with the outer handler
   }
   Context& context = current();
   context.fault_address = info->si_addr;
-  siglongjmp(context.escape, 1);
+  context.fault_code = code_address(static_cast<const ucontext_t*>(state));
+  siglongjmp(context.escape, faulted);
 }
 
 uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
 
-GuardedBuffers::GuardedBuffers(void** arguments, const uint64_t* bytes, uint32_t count)
-    : pointers_(count), arguments_(arguments, arguments + count) {
+GuardedBuffers::GuardedBuffers(void** arguments, const uint64_t* bytes, uint32_t count, bool checked)
+    : pointers_(count), arguments_(arguments, arguments + count), slot_shift_(smallest_slot_shift) {
+  std::vector<uint32_t> slots(count);
   for (uint32_t i = 0; i < count; ++i) {
     if (bytes[i] == 0) continue;
     char* original = *static_cast<char**>(arguments[i]);
-    const Buffer* known = nullptr;
-    for (const Buffer& buffer : buffers_) {
-      if (buffer.original == original && buffer.bytes == bytes[i]) known = &buffer;
+    slots[i] = 0;
+    while (slots[i] < buffers_.size() &&
+           !(buffers_[slots[i]].original == original && buffers_[slots[i]].bytes == bytes[i])) {
+      ++slots[i];
     }
-    if (!known) {
-      const uint64_t padded = round_up(bytes[i], alignment), data = round_up(padded, page);
-      const uint64_t mapped = data + 2 * guard;
-      void* mapping = mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (mapping == MAP_FAILED) throw std::bad_alloc();
-      char* first = static_cast<char*>(mapping) + guard;
-      mprotect(first, data, PROT_READ | PROT_WRITE);
-      memset(first, 0xFF, data - padded);   // the rest of the first page
-      char* copy = first + data - padded;
-      memcpy(copy, original, bytes[i]);
-      memset(copy + bytes[i], 0xFF, padded - bytes[i]);
-      buffers_.push_back({i, original, copy, static_cast<char*>(mapping), bytes[i], mapped});
-      known = &buffers_.back();
-    }
-    pointers_[i] = known->copy;
+    if (slots[i] == buffers_.size()) buffers_.push_back({i, original, nullptr, bytes[i]});
+    while ((uint64_t(1) << slot_shift_) < 4 * bytes[i]) ++slot_shift_;
+  }
+  if (buffers_.empty()) return;
+  void* mapping = mmap(nullptr, mapped(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) throw std::bad_alloc();
+  base_ = static_cast<char*>(mapping);
+  const uint64_t slot = uint64_t(1) << slot_shift_;
+  for (uint64_t i = 0; i < buffers_.size(); ++i) {
+    Buffer& buffer = buffers_[i];
+    const uint64_t padded = round_up(buffer.bytes, alignment), data = round_up(padded, page);
+    char* first = base_ + i * slot + slot / 4;
+    mprotect(first, data, PROT_READ | PROT_WRITE);
+    memset(first, 0xFF, data);
+    buffer.copy = checked ? first : first + data - padded;
+  }
+  for (uint32_t i = 0; i < count; ++i) {
+    if (bytes[i] == 0) continue;
+    pointers_[i] = buffers_[slots[i]].copy;
     arguments_[i] = &pointers_[i];
   }
 }
 
 GuardedBuffers::~GuardedBuffers() {
-  for (const Buffer& buffer : buffers_) munmap(buffer.mapping, buffer.mapped);
+  if (base_) munmap(base_, mapped());
+}
+
+void GuardedBuffers::fill() {
+  for (const Buffer& buffer : buffers_) memcpy(buffer.copy, buffer.original, buffer.bytes);
 }
 
 void GuardedBuffers::copy_back() const {
@@ -73,8 +95,8 @@ void GuardedBuffers::copy_back() const {
 
 std::string GuardedBuffers::describe(const void* address) const {
   const char* place = static_cast<const char*>(address);
-  for (const Buffer& buffer : buffers_) {
-    if (place < buffer.mapping || place >= buffer.mapping + buffer.mapped) continue;
+  if (base_ && place >= base_ && place < base_ + mapped()) {
+    const Buffer& buffer = buffers_[uint64_t(place - base_) >> slot_shift_];
     const bool behind = place >= buffer.copy;
     const long long distance = behind ? place - (buffer.copy + buffer.bytes) : buffer.copy - place;
     return format("invalid access to global memory, %lld bytes %s argument %u of %llu bytes", distance,

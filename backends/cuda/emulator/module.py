@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from plait.backends.cuda.emulator.build import build_library, load_runtime
+from plait.backends.cuda.emulator.counts import KernelCounts, clear_counts, nothing_counted, read_counts
+from plait.backends.cuda.emulator.findings import detection_error, read_findings
 from plait.backends.cuda.source_text import KernelText, Parameter
 from plait.ir.errors import CompileError, InputError
 
@@ -66,6 +68,9 @@ class LaunchParameters(ctypes.Structure):
         ("workers", ctypes.c_uint32),
         ("argument_count", ctypes.c_uint32),
         ("guarded_bytes", ctypes.POINTER(ctypes.c_uint64)),
+        ("states", ctypes.POINTER(ctypes.c_void_p)),
+        ("check", ctypes.c_uint32),
+        ("count", ctypes.c_uint32),
     )
 
 
@@ -97,25 +102,42 @@ class EmulatedModule:
     NaN (0xFF bytes). A missing barrier shows as a result that depends on `lane_order`. Stores to
     volatile shared memory run in lockstep within a warp, as the reductions that use them expect.
 
+    With `check`, every access to global and shared memory passes the detectors. Found are: data races
+    within a block (barriers, warp collectives and lockstep of volatile stores order accesses), conflicts
+    between blocks other than of two atomics, accesses outside a buffer or a local array by as little as
+    one byte, reads of bytes that nobody wrote or that cp.async has not delivered, and addresses that do
+    not fit the size of the access. Local arrays start with NaN or an infinity. Each finding names the
+    line, both threads and the buffer.
+
     Not modelled: time, caches, the weak memory model between blocks, grid-wide synchronisation,
-    indices outside a shared array. Rounding differs in the last bits (fast intrinsics, order of sums
-    in tensor cores).
+    indices that leave one part of dynamic shared memory for another. Rounding differs in the last bits
+    (fast intrinsics, order of sums in tensor cores).
 
     Args:
         source: CUDA C text.
         optimize: optimisation flag of the host compiler.
         lane_order: order in which threads, warps and blocks run: "forward", "reversed", or the seed
             of a shuffle. May be assigned later; nothing is recompiled.
+        check: run the detectors; five to ten times slower.
 
     Raises:
         CompileError: the text is malformed, no C++ compiler is there, or it rejects the text.
     """
 
-    def __init__(self, source: str, *, optimize: str = "-O1", lane_order: LaneOrder = "forward") -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        optimize: str = "-O1",
+        lane_order: LaneOrder = "forward",
+        check: bool = False,
+    ) -> None:
         encode_lane_order(lane_order)
         self.source = source
         self.lane_order = lane_order
-        library = build_library(source, optimize=optimize)
+        self.check = check
+        library = build_library(source, optimize=optimize, check=check)
+        self._host_library = library
         self._runtime = load_runtime()
         self._runtime.cuda_emulation_last_error.restype = ctypes.c_char_p
         self._library = ctypes.CDLL(str(library.path))
@@ -141,6 +163,8 @@ class EmulatedModule:
         *,
         dynamic_shared_bytes: int = 0,
         check_bounds: bool = True,
+        uninitialised: Sequence[str] = (),
+        count: bool = False,
     ) -> None:
         """Runs one grid to its end; arrays are read and written in place.
 
@@ -152,12 +176,22 @@ class EmulatedModule:
             dynamic_shared_bytes: size of the `extern __shared__` array.
             check_bounds: run on copies of the arrays that end at protected pages, so that an access
                 behind the end (beyond padding to 16 bytes) or up to a page in front is an error.
+                The detectors check bounds in any case.
+            uninitialised: names of pointer parameters whose arrays count as not written yet; only
+                the detectors look at that.
+            count: count memory traffic, for `counts`; needs `check`.
 
         Raises:
             InputError: unknown kernel, or an argument that does not fit the signature.
             CompileError: the kernel breaks a rule of the execution model.
         """
         kernel = self.signature(name)
+        if count and not self.check:
+            raise InputError(
+                "memory traffic is counted by the detectors", remedy="make the module with check=True"
+            )
+        if count:
+            clear_counts(self._runtime)
         if len(arguments) != len(kernel.parameters):
             raise InputError(
                 f"{len(arguments)} arguments for kernel {name}, which takes {len(kernel.parameters)}",
@@ -168,6 +202,15 @@ class EmulatedModule:
             _argument(kernel, position, parameter, argument)
             for position, (parameter, argument) in enumerate(zip(kernel.parameters, arguments))
         ]
+        states = [
+            (ctypes.c_uint8 * argument.nbytes)()
+            if isinstance(argument, np.ndarray) and parameter.name in uninitialised
+            else None
+            for parameter, argument in zip(kernel.parameters, arguments)
+        ]
+        unknown = set(uninitialised) - {p.name for p in kernel.parameters if p.pointer}
+        if unknown:
+            raise InputError(f"kernel {name} has no pointer parameter {', '.join(sorted(unknown))}")
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         sizes = (ctypes.c_uint64 * len(values))(
             *(argument.nbytes if isinstance(argument, np.ndarray) else 0 for argument in arguments)
@@ -180,11 +223,25 @@ class EmulatedModule:
             seed=seed,
             workers=worker_count(),
             argument_count=len(values),
-            guarded_bytes=sizes if check_bounds else None,
+            guarded_bytes=sizes if check_bounds or self.check else None,
+            states=(ctypes.c_void_p * len(values))(
+                *(ctypes.addressof(entry) if entry is not None else None for entry in states)
+            ),
+            check=self.check,
+            count=count,
         )
         entry: Callable[..., int] = self._library[f"cuda_emulation_launch_{name}"]
         if entry(ctypes.byref(parameters), pointers) != 0:
+            if findings := read_findings(self._runtime, [self._host_library], self.source):
+                raise detection_error(findings)
             raise execution_error(self._runtime.cuda_emulation_last_error().decode())
+
+    def counts(self, name: str) -> KernelCounts:
+        """What the last launch with count=True did; raises InputError when it was of another kernel."""
+        found = read_counts(self._runtime, [self.signature(name).name])
+        if not found:
+            raise nothing_counted()
+        return found[name]
 
 
 def execution_error(message: str) -> CompileError:
@@ -215,7 +272,7 @@ def _pointer(where: str, parameter: Parameter, argument: Any) -> ctypes.c_void_p
         raise InputError(
             "the array is not C-contiguous", where=where, remedy="pass np.ascontiguousarray(array)"
         )
-    expected = _element_type(parameter.type)
+    expected = element_type(parameter.type)
     found = "uint8" if argument.dtype == np.bool_ else argument.dtype.name
     raw_bits = expected in ("float16", "bfloat16") and found == "uint16"
     if parameter.type != "void" and expected != found and not raw_bits:
@@ -229,7 +286,7 @@ def _pointer(where: str, parameter: Parameter, argument: Any) -> ctypes.c_void_p
     return ctypes.c_void_p(argument.ctypes.data)
 
 
-def _element_type(name: str) -> str | None:
+def element_type(name: str) -> str | None:
     """numpy name of the elements of a C type; a vector type counts as its elements."""
     if name in _SCALAR_TYPES:
         return _SCALAR_TYPES[name]

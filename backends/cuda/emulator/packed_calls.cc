@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda_emulation.h"
+#include "device_memory.h"
 
 namespace {
 
@@ -27,13 +28,19 @@ struct LogEntry {
 };
 
 using Entry = int (*)(const cuda_emulation::Launch*, void**);
+// Called in front of a launch (behind == 0) and behind it, with the sizes of what pointers lead to.
+using Observer = void (*)(const char* kernel, int32_t behind, const cuda_emulation::Launch*, uint32_t count,
+                          void* const* arguments, const uint64_t* sizes, uint8_t* const* states);
 using ErrorSink = void (*)(const char* kind, const char* message);
 
 std::mutex lock;
 std::vector<LogEntry> launch_log;
 int32_t lane_order;
 uint32_t order_seed, worker_count = 1;
+uint32_t check_launches, count_launches;
+cuda_emulation::DeviceMemory memory;
 ErrorSink error_sink;
+Observer observer;
 
 int report(const std::string& message) {
   if (error_sink) error_sink("CompileError", message.c_str());
@@ -44,12 +51,46 @@ int report(const std::string& message) {
 
 CUDA_EMULATION_EXPORT const char* cuda_emulation_last_error();
 
-CUDA_EMULATION_EXPORT void cuda_emulation_configure(int32_t order, uint32_t seed, uint32_t workers, ErrorSink sink) {
+CUDA_EMULATION_EXPORT void cuda_emulation_configure(int32_t order, uint32_t seed, uint32_t workers, uint32_t check,
+                                                    uint32_t count, ErrorSink sink) {
   std::lock_guard<std::mutex> guard(lock);
   lane_order = order;
   order_seed = seed;
   worker_count = workers;
+  check_launches = check;
+  count_launches = count;
   error_sink = sink;
+}
+
+// Observes launches whose memory is declared; null ends that.
+CUDA_EMULATION_EXPORT void cuda_emulation_observe(Observer chosen) {
+  std::lock_guard<std::mutex> guard(lock);
+  observer = chosen;
+}
+
+CUDA_EMULATION_EXPORT void cuda_emulation_memory_declare(uint64_t address, uint64_t bytes, int32_t is_written) {
+  std::lock_guard<std::mutex> guard(lock);
+  memory.declare(address, bytes, is_written != 0);
+}
+
+CUDA_EMULATION_EXPORT void cuda_emulation_memory_mark_written(uint64_t address, uint64_t bytes) {
+  std::lock_guard<std::mutex> guard(lock);
+  memory.mark_written(address, bytes);
+}
+
+CUDA_EMULATION_EXPORT void cuda_emulation_memory_clear_bounds() {
+  std::lock_guard<std::mutex> guard(lock);
+  memory.clear_bounds();
+}
+
+CUDA_EMULATION_EXPORT void cuda_emulation_memory_bound(uint64_t address, uint64_t bytes) {
+  std::lock_guard<std::mutex> guard(lock);
+  memory.bound(address, bytes);
+}
+
+CUDA_EMULATION_EXPORT void cuda_emulation_memory_clear() {
+  std::lock_guard<std::mutex> guard(lock);
+  memory.clear();
 }
 
 CUDA_EMULATION_EXPORT uint64_t cuda_emulation_log_size() {
@@ -71,13 +112,15 @@ CUDA_EMULATION_EXPORT void cuda_emulation_log_clear() {
 // then X Y Z grid, x y z block extents and S bytes of dynamic shared memory.
 CUDA_EMULATION_EXPORT int cuda_emulation_packed_call(const char* name, Entry entry, const char* layout,
                                                      const PackedValue* values, int32_t count, PackedValue* result) {
-  cuda_emulation::Launch launch = {{1, 1, 1}, {1, 1, 1}, 0, 0, 0, 1, 0, nullptr};
+  cuda_emulation::Launch launch = {{1, 1, 1}, {1, 1, 1}, 0, 0, 0, 1, 0, nullptr, nullptr, 0, 0};
   if (size_t(count) != strlen(layout)) {
     return report(std::string("kernel ") + name + " was called with " + std::to_string(count) + " values, not " +
                   std::to_string(strlen(layout)));
   }
   std::vector<uint64_t> storage(count);
   std::vector<void*> arguments;
+  std::vector<uint64_t> sizes;
+  std::vector<uint8_t*> states;
   for (int32_t i = 0; i < count; ++i) {
     const PackedValue& value = values[i];
     void* place = &storage[i];
@@ -89,16 +132,36 @@ CUDA_EMULATION_EXPORT int cuda_emulation_packed_call(const char* name, Entry ent
       default: memcpy(place, &value.integer, 8);   // little-endian: narrower integers are a prefix
     }
     arguments.push_back(place);
+    sizes.push_back(0);
+    states.push_back(nullptr);
+    if (check_launches && layout[i] == 'p' && value.pointer &&
+        !memory.find(uint64_t(value.integer), sizes.back(), states.back())) {
+      return report(std::string("kernel ") + name + ": the size of argument " + std::to_string(i) +
+                    " is not known; the host code allocated it by itself");
+    }
+  }
+  launch.argument_count = uint32_t(arguments.size());
+  if (check_launches) {
+    launch.guarded_bytes = sizes.data();
+    launch.states = states.data();
   }
   {
     std::lock_guard<std::mutex> guard(lock);
     launch.order = lane_order;
     launch.seed = order_seed;
     launch.workers = worker_count;
+    launch.check = check_launches;
+    launch.count = count_launches;
     launch_log.push_back({name, {launch.grid[0], launch.grid[1], launch.grid[2]},
                           {launch.block[0], launch.block[1], launch.block[2]}, launch.dynamic_shared_bytes});
   }
+  const auto observe = [&](int32_t behind) {
+    if (!observer || !check_launches) return;
+    observer(name, behind, &launch, launch.argument_count, arguments.data(), sizes.data(), states.data());
+  };
+  observe(0);
   if (entry(&launch, arguments.data()) != 0) return report(cuda_emulation_last_error());
+  observe(1);
   *result = PackedValue();
   return 0;
 }

@@ -31,6 +31,13 @@ _MATRIX = re.compile(
 )
 _ALIGNMENT = re.compile(r"\b(?:alignas|__align__)\s*\(([^()]*)\)")
 _VOLATILE_STORE = re.compile(r"\(\(volatile [\w:]+\s*\*\)(?P<name>\w+)\)\[[^;=]*\]\s*=[^=;][^;]*;")
+_LOCAL_ARRAY = re.compile(
+    r"(?P<before>(?:\A|^|[;{}])\s*)(?P<alignment>alignas\(\d+\)\s*)?"
+    r"(?!(?:return|auto|const|extern|static|volatile|typedef|using)\b)"
+    r"(?P<type>(?:unsigned\s+|signed\s+)?[A-Za-z_][\w:]*(?:<[^;{}()]*>)?)\s+(?P<name>\w+)"
+    r"\[(?P<extent>[\w *+]+)\]\s*(?=;)",
+    re.M,
+)
 _DECLARATOR = re.compile(r"^(?P<name>\w+)\s*(?P<extents>(?:\[[^\]]*\]\s*)*)$")
 
 _INDEX_MACROS = {
@@ -48,39 +55,48 @@ class HostKernel:
     kernel: KernelText
     unit: str
     waits: bool
+    shared_variables: tuple[str, ...]
 
 
-def rewrite_kernels(source: SourceText) -> list[HostKernel]:
+def rewrite_kernels(source: SourceText, *, check: bool = False) -> list[HostKernel]:
     """One host translation unit for each kernel of the text, in text order.
+
+    Args:
+        check: local arrays become arrays that know their bounds and start poisoned.
 
     Raises:
         CompileError: for a shared memory declaration that cannot be understood.
     """
     around = _CUDA_INCLUDE.sub("", rewrite_assembly(source.without_kernels()))
-    around, slots = _rewrite_shared(around, 0)
-    prelude = _Prelude(around, slots, waits=bool(_WAITS.search(mask(around))))
-    return [_rewrite_kernel(source, kernel, prelude) for kernel in source.kernels]
+    around, variables = _rewrite_shared(around, 0)
+    prelude = _Prelude(around, variables, waits=bool(_WAITS.search(mask(around))))
+    return [_rewrite_kernel(source, kernel, prelude, check) for kernel in source.kernels]
 
 
 @dataclass(frozen=True)
 class _Prelude:
     text: str
-    slots: int
+    variables: list[str]
     waits: bool
 
 
-def _rewrite_kernel(source: SourceText, kernel: KernelText, prelude: _Prelude) -> HostKernel:
+def _rewrite_kernel(source: SourceText, kernel: KernelText, prelude: _Prelude, check: bool) -> HostKernel:
     parameters = source.text[kernel.head : kernel.body]
     body = rewrite_assembly(source.text[kernel.body + 1 : kernel.end])
-    body, slots = _rewrite_shared(body, prelude.slots)
+    body, variables = _rewrite_shared(body, len(prelude.variables))
     body = _keep_lockstep(body)
+    if check:
+        body = _guard_local_arrays(body)
+    variables = prelude.variables + variables
     waits = prelude.waits or bool(_WAITS.search(mask(body)))
     both = prelude.text + body + parameters
-    headers = ["cuda_emulation.h"]
+    headers = ["kernel_prelude.h"]
     if _HALF.search(both):
         headers.append("cuda_half.h")
     if _MATRIX.search(both):
         headers.append("cuda_matrix.h")
+    if check:
+        headers.append("local_array.h")
     unit = [
         *(f'#include "{header}"' for header in headers),
         *(f"#define {name} ({value})" for name, value in _INDEX_MACROS.items()),
@@ -91,18 +107,20 @@ def _rewrite_kernel(source: SourceText, kernel: KernelText, prelude: _Prelude) -
         f'#line {kernel.line - parameters.count(chr(10))} "kernel.cu"',
         f"static void {kernel.name}{parameters}{{ CUDA_EMULATION_INDICES {body}",
         "}",
-        f"CUDA_EMULATION_KERNEL({kernel.name}, {str(waits).lower()}, {slots}, {kernel.launch_bound or 0})",
+        f"CUDA_EMULATION_KERNEL({kernel.name}, {str(waits).lower()}, {len(variables)},"
+        f" {kernel.launch_bound or 0})",
         "",
     ]
-    return HostKernel(kernel, "\n".join(unit), waits)
+    return HostKernel(kernel, "\n".join(unit), waits, tuple(variables))
 
 
-def _rewrite_shared(text: str, slot: int) -> tuple[str, int]:
+def _rewrite_shared(text: str, first: int) -> tuple[str, list[str]]:
     """Replaces `__shared__` declarations by references into the block's arena.
 
-    Returns the text and the number of the next free slot.
+    Returns the text and the names of the variables, which are numbered from `first`.
     """
     masked = mask(text)
+    variables: list[str] = []
     pieces, position = [], 0
     for found in re.finditer(r"\b__shared__\b", masked):
         start = max(masked.rfind(character, 0, found.start()) for character in ";{}") + 1
@@ -119,11 +137,13 @@ def _rewrite_shared(text: str, slot: int) -> tuple[str, int]:
                 replacement += f"{base}* {name} = reinterpret_cast<{base}*>({address}); "
                 continue
             arguments = ", ".join([f"{base}{extents}", *alignments[:1]])
-            replacement += f"auto& {name} = cuda_emulation::shared_variable<{arguments}>({slot}); "
-            slot += 1
+            replacement += (
+                f"auto& {name} = cuda_emulation::shared_variable<{arguments}>({first + len(variables)}); "
+            )
+            variables.append(name)
         pieces += [text[position:start], replacement.rstrip("; "), "\n" * text.count("\n", start, end)]
         position = end
-    return "".join([*pieces, text[position:]]), slot
+    return "".join([*pieces, text[position:]]), variables
 
 
 def _keep_lockstep(text: str) -> str:
@@ -141,6 +161,16 @@ def _keep_lockstep(text: str) -> str:
         return f"{{ {before} {match[0]} {behind} }}"
 
     return _VOLATILE_STORE.sub(meet, text)
+
+
+def _guard_local_arrays(text: str) -> str:
+    """Gives each local array `T name[N];` the type that knows its bounds."""
+
+    def guard(match: re.Match[str]) -> str:
+        array = f"cuda_emulation::LocalArray<{match['type']}, ({match['extent']})>"
+        return f"{match['before']}{match['alignment'] or ''}{array} {match['name']}"
+
+    return _LOCAL_ARRAY.sub(guard, text)
 
 
 def _split_declaration(text: str, original: str) -> tuple[str, list[tuple[str, str]]]:

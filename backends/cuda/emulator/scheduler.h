@@ -17,6 +17,9 @@ constexpr size_t static_shared_limit = 48 * 1024;   // of any device
 constexpr size_t shared_limit = 163 * 1024;         // a block on sm_80
 constexpr size_t dynamic_alignment = 1024;
 
+// How sigsetjmp returns to the launch: because of a fault, or of a failure on record.
+constexpr int faulted = 1, left_kernel = 2;
+
 struct Failure {};   // ends a block; a fiber switches to the scheduler instead of throwing it
 
 struct Warp {
@@ -39,9 +42,12 @@ struct Context : Block {
   char* stacks = nullptr;
   size_t stack_count = 0;
   char* arena = nullptr;
+  char* slotted = nullptr;   // shared memory of checked launches
+  size_t slotted_bytes = 0;
   sigjmp_buf escape;         // out of kernel code, on an invalid access
   bool can_escape = false;
   const void* fault_address;
+  const char* fault_code;    // the instruction
   char* signal_stack = nullptr;
   MachineContext scheduler;
   std::vector<MachineContext> machines;   // of the threads

@@ -1,0 +1,250 @@
+"""Mutation test of the emulation: mistakes put into generated CUDA kernels, and what finds them.
+
+The kernels of several models (convolution, matrix product, reductions with shuffles, tensor cores,
+int8, message passing, spiking neurons, pooling) are captured with their arguments. Each mutant makes
+one mistake in one of them; it runs under the detectors in up to three orders of threads and counts as
+caught when a detector has a finding, the execution fails, or a result differs from the original's.
+
+A mutant that survives is shown to be equivalent where that can be decided by execution: an expression,
+where the original and the mutated one have the same value in every execution (the witness); a
+barrier, where no race is found in any order although addresses do not depend on data; an
+initialisation, where neither NaN nor an infinity of either sign reaches a result.
+
+Run: python bench/mutate_kernels.py [MODEL ...] [--each N] [--seed N] [--json PATH].
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import write_results
+from isolated import run_isolated
+from mutants import Mutant, mutants
+from proof_models import MODELS
+from rich.console import Console
+from rich.table import Table
+
+import plait
+from plait.backends.cuda.emulator import EmulatedModule
+from plait.backends.cuda.emulator.capture import CapturedLaunch, captured_launches
+from plait.backends.cuda.source_text import parse_source
+from plait.ir import CompileError
+
+ORDERS: tuple[str | int, ...] = ("forward", "reversed", 7)
+SECONDS = 240.0  # for one mutant, with compiling
+#: Relative tolerance of results by element type; others are compared exactly.
+TOLERANCES = {"float32": 1e-4, "float64": 1e-9, "float16": 2e-2}
+console = Console(highlight=False, width=170)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kernel to mutate: its text alone, and a launch of it."""
+
+    model: str
+    text: str
+    launch: CapturedLaunch
+
+
+def subjects(names: Iterable[str]) -> list[Subject]:
+    """The distinct kernels of the small versions of models, each with its first launch."""
+    found = []
+    for name in names:
+        graph, inputs = MODELS[name].build(name != "half")
+        executable = plait.compile(graph, target="a100")
+        with captured_launches() as launches:
+            executable.emulate(**inputs, check=True)
+        source = parse_source(executable.cuda_source)
+        found += [Subject(name, source.keeping((launch.kernel,)), launch) for launch in launches]
+    return found
+
+
+def differs(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
+    """Whether results differ by more than rounding; NaN in the same place is the same."""
+    for a, b in zip(found, wanted, strict=True):
+        tolerance = TOLERANCES.get(a.dtype.name)
+        if tolerance is None:
+            if not np.array_equal(a, b):
+                return True
+        else:
+            known = np.abs(b[np.isfinite(b)]).astype(np.float64)
+            floor = tolerance * (float(known.mean()) if known.size else 1.0)
+            if not np.allclose(a, b, rtol=tolerance, atol=floor, equal_nan=True):
+                return True
+    return False
+
+
+def judge(subject: Subject, mutant: Mutant) -> tuple[str, str]:
+    """What catches a mutant, and the first words about it; "survived" or "invalid" when nothing does."""
+    try:
+        module = EmulatedModule(mutant.text, check=True)
+    except CompileError as error:
+        return "invalid", str(error)[:200]
+    wanted = subject.launch.expected(module)
+    for order in ORDERS:
+        module.lane_order = order
+        try:
+            found = subject.launch.repeat(module)
+        except CompileError as error:
+            findings = getattr(error, "findings", ())
+            if findings:
+                return findings[0].kind, f"{order}: {findings[0]}"
+            return "execution error", f"{order}: {error}"
+        if differs(found, wanted):
+            return "wrong result", str(order)
+    return "survived", ""
+
+
+def argue(subject: Subject, mutant: Mutant) -> str:
+    """Why a survivor is equivalent to its original; empty when that is not shown."""
+    if mutant.witness is not None:
+        try:
+            module = EmulatedModule(mutant.witness, check=True)
+            for order in ORDERS:
+                module.lane_order = order
+                subject.launch.repeat(module)
+        except CompileError:  # the values differ, or the witness cannot be compiled
+            return ""
+        return "the mutated expression has the value of the original one in every execution of it"
+    if mutant.operator == "remove_barrier" and not _addresses_depend_on_data(subject):
+        return (
+            "no two threads that the barrier separated touch the same bytes, one of them writing: addresses"
+            " do not depend on data, so that one execution without a race speaks for every order"
+        )
+    if mutant.operator == "remove_initialisation":
+        return "three different initial values, such as NaN and both infinities, leave every result as it is"
+    return ""
+
+
+def _addresses_depend_on_data(subject: Subject) -> bool:
+    """Whether an index of the text holds another index, or a branch an array element."""
+    text = parse_source(subject.text).masked
+    return bool(re.search(r"\[[^\[\];]*\w\[", text) or re.search(r"\b(?:if|while|for) \([^{;]*\w\[", text))
+
+
+def work(job: tuple[Subject, Mutant]) -> dict[str, Any]:
+    """The row of one mutant."""
+    subject, mutant = job
+    verdict, detail = judge(subject, mutant)
+    return {
+        "model": subject.model,
+        "kernel": mutant.kernel,
+        "operator": mutant.operator,
+        "line": mutant.line,
+        "before": mutant.before[:160],
+        "after": mutant.after[:160],
+        "verdict": verdict,
+        "detail": detail[:300],
+        "equivalent": argue(subject, mutant) if verdict == "survived" else "",
+    }
+
+
+def run(
+    names: Iterable[str], *, each: int, seed: int, workers: int = 2, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Mutants of the kernels of models, judged; a hang or crash of the process counts as caught."""
+    jobs = [
+        (subject, mutant)
+        for subject in subjects(names)
+        for mutant in mutants(subject.text, each=each, seed=seed)
+    ]
+    console.print(f"{len(jobs)} mutants")
+    if limit is not None and len(jobs) > limit:
+        jobs = jobs[:: -(-len(jobs) // limit)]
+    rows = []
+    for (subject, mutant), row in run_isolated(jobs, work, workers=workers, seconds=SECONDS):
+        if isinstance(row, Exception):
+            row = {
+                "model": subject.model,
+                "kernel": mutant.kernel,
+                "operator": mutant.operator,
+                "line": mutant.line,
+                "before": mutant.before[:160],
+                "after": mutant.after[:160],
+                "verdict": "hang or crash",
+                "detail": str(row)[:300],
+                "equivalent": "",
+            }
+        rows.append(row)
+        done = f"{len(rows)}/{len(jobs)} {row['kernel']} line {row['line']} {row['operator']}"
+        console.print(f"{done}: {row['verdict']} {row['equivalent'][:40]}", markup=False)
+    return sorted(rows, key=lambda row: (row["model"], row["kernel"], row["line"], row["operator"]))
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts over all mutants that compile."""
+    valid = [row for row in rows if row["verdict"] != "invalid"]
+    survivors = [row for row in valid if row["verdict"] == "survived"]
+    equivalent = sum(bool(row["equivalent"]) for row in survivors)
+    caught = len(valid) - len(survivors)
+    return {
+        "mutants": len(valid),
+        "invalid": len(rows) - len(valid),
+        "caught": caught,
+        "equivalent": equivalent,
+        "unexplained": len(survivors) - equivalent,
+        "caught_share": caught / len(valid) if valid else 0.0,
+        "caught_share_of_others": caught / (len(valid) - equivalent) if len(valid) > equivalent else 0.0,
+        "by_verdict": dict(Counter(row["verdict"] for row in valid).most_common()),
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """A table by operator, and every survivor."""
+    verdicts = [name for name in summary(rows)["by_verdict"] if name != "survived"]
+    table = Table(title="mutants of generated CUDA kernels, by what caught them")
+    for column in ("operator", "mutants", *verdicts, "equivalent", "unexplained"):
+        table.add_column(column)
+    for operator in dict.fromkeys(row["operator"] for row in rows):
+        of = [row for row in rows if row["operator"] == operator and row["verdict"] != "invalid"]
+        alive = [row for row in of if row["verdict"] == "survived"]
+        explained = sum(bool(row["equivalent"]) for row in alive)
+        cells = [operator, len(of), *(sum(row["verdict"] == v for row in of) for v in verdicts)]
+        table.add_row(*map(str, [*cells, explained, len(alive) - explained]))
+    console.print(table)
+    for row in rows:
+        if row["verdict"] == "survived":
+            place = f"{row['kernel']} line {row['line']} {row['operator']}: {row['before']} -> {row['after']}"
+            console.print(f"{place}\n    {row['equivalent'] or 'NOT EXPLAINED'}", markup=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--each", type=int, default=1, help="mutants of an operator in a kernel")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="at most about this many, spread evenly")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--json", type=Path, default=Path(__file__).parent / "results" / "mutate_kernels.json", metavar="PATH"
+    )
+    options = parser.parse_args()
+    started = time.perf_counter()
+    rows = run(
+        options.models or MODELS,
+        each=options.each,
+        seed=options.seed,
+        workers=options.workers,
+        limit=options.limit,
+    )
+    show(rows)
+    totals = summary(rows)
+    console.print(totals)
+    seconds = time.perf_counter() - started
+    write_results(options.json, "mutate_kernels", {**totals, "seconds": seconds, "rows": rows})
+    if totals["unexplained"] > 0.05 * totals["mutants"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
