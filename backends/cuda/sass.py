@@ -1,4 +1,4 @@
-"""Machine code as text: the disassembler's listing taken apart into kernels, basic blocks and instructions."""
+"""Machine code: the disassembler's listing taken apart into kernels, basic blocks and instructions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The static quality report of GPU kernels: occupancy, instruction mix, memory, roofline and modelled time."""
+"""The static quality report of GPU kernels: occupancy, instructions, memory, roofline and modelled time."""
 
 from plait.backends.cuda.report.peaks import A100_40GB, DevicePeaks
 from plait.backends.cuda.report.quality import quality_report

@@ -53,12 +53,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "move": ("MOV", "MOV32I", "SEL", "PRMT", "S2R", "CS2R", "R2UR", "UMOV", "S2UR", "ULDC", "LDC", "MOVM"),
 }
 _CLASS_OF = {opcode: name for name, opcodes in _NAMES.items() for opcode in opcodes}
-_TENSOR = ("HMMA", "IMMA", "DMMA", "BMMA")
+#: Classes of matrix instructions, and of multiply-adds on other units.
+TENSOR_CLASSES = ("HMMA", "IMMA", "DMMA", "BMMA")
+MULTIPLY_CLASSES = ("FFMA", "HFMA2", "FP64", "IDP")
 _SHAPE = re.compile(r"(16|8)(8)(4|8|16|32|64|128|256)")
 
 #: Every class, in the order of reports; memory classes are followed by their width in bits.
 CLASSES = (
-    *_TENSOR,
+    *TENSOR_CLASSES,
     *_NAMES,
     "integer",
     "uniform",
@@ -128,7 +130,7 @@ def is_constant(instruction: Instruction) -> bool:
 def kind(instruction: Instruction) -> Kind:
     """The kind of an instruction."""
     base = instruction.base
-    if base in _TENSOR:
+    if base in TENSOR_CLASSES:
         return _tensor(instruction)
     if base in MEMORY:
         return _memory(instruction)

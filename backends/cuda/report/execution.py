@@ -10,7 +10,6 @@ roots, which usual numbers do not need.  The former choices are counted.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,25 +30,19 @@ from plait.backends.cuda.report.lanes import (
     predicate_reader,
     word_reader,
 )
-from plait.backends.cuda.report.semantics import Step, results, step
+from plait.backends.cuda.report.sample import Extents, Sample, constant_bank
+from plait.backends.cuda.report.semantics import results, step
+from plait.backends.cuda.report.steps import Step
 from plait.backends.cuda.sass import Block, Instruction, MachineCode
 from plait.backends.cuda.source_text import Parameter
 
-Extents = tuple[int, int, int]
-
-#: Where the parameters of a kernel begin in constant bank 0 of sm_80.
-_PARAMETERS = 0x160
-#: First, middle and last block are executed, and of each so many warps at even distances.
-_SAMPLED_WARPS = 8
 #: Executions of one memory instruction whose addresses are looked at, by space.
-_MEASURED = {"global": 96, "shared": 8, "local": 0}
+_MEASURED = {"global": 48, "shared": 8, "local": 0}
 #: Instructions after which a kernel is given up: about two seconds.
 _BUDGET = 500_000
 _DONE = int(np.iinfo(np.int64).max)
-_AXES = "XYZ"
 _NAME = re.compile(r"\bU?(?:R|P)(?:\d+|Z|T)\b")
 _OPAQUE = ("FFMA", "FP32 other", "HFMA2", "FP16 other", "FP64", "MUFU", "HMMA", "IMMA", "BMMA", "DMMA")
-_SCALAR_BYTES = {"int": 4, "unsigned": 4, "float": 4, "int32_t": 4, "uint32_t": 4, "bool": 1, "uint8_t": 1}
 
 
 @dataclass
@@ -99,79 +92,44 @@ def execute(
         parameters: of the kernel, in order; pointers get addresses far apart.
         dims: values of scalar parameters, by name.
     """
-    sample = _Sample.of(grid, block)
-    lanes = Lanes(_constants(grid, block, parameters, dims or {}), sample.special)
+    sample = Sample.of(grid, block)
+    lanes = Lanes(constant_bank(grid, block, parameters, dims or {}), sample.special)
     return _Executor(code, lanes, sample).run()
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """The warps that are executed.
-
-    Attributes:
-        special: special registers of their lanes.
-        alive: which lanes hold a thread.
-        blocks: for each warp, which of the executed blocks it belongs to.
-    """
-
-    special: dict[str, Value]
-    alive: np.ndarray
-    blocks: np.ndarray
-
-    @staticmethod
-    def of(grid: Extents, block: Extents) -> _Sample:
-        count, threads = math.prod(grid), math.prod(block)
-        numbers = sorted({0, count // 2, count - 1})
-        in_block = -(-threads // WARP)
-        picked = np.unique(np.linspace(0, in_block - 1, min(in_block, _SAMPLED_WARPS)).astype(np.int64))
-        blocks = np.repeat(np.arange(len(numbers)), len(picked))
-        warp = np.tile(picked, len(numbers))
-        thread = (warp[:, None] * WARP + np.arange(WARP)).reshape(-1)
-        number = np.repeat(np.array(numbers, np.int64)[blocks], WARP)
-        special: dict[str, Value] = {"SR_LANEID": thread % WARP}
-        for axis, size, extent in zip(_AXES, block, grid):
-            special[f"SR_TID.{axis}"] = thread % size if axis != "Z" else thread
-            special[f"SR_CTAID.{axis}"] = number % extent
-            special[f"SR_NTID.{axis}"] = size
-            special[f"SR_NCTAID.{axis}"] = extent
-            if axis != "Z":
-                thread, number = thread // size, number // extent
-        alive = (warp[:, None] * WARP + np.arange(WARP)).reshape(-1) < threads
-        return _Sample(special, alive, blocks)
-
-
-def _constants(
-    grid: Extents, block: Extents, parameters: Sequence[Parameter], dims: Mapping[str, int]
-) -> dict[int, Value]:
-    """Constant bank 0: extents of block and grid, the stack, and the parameters."""
-    words: dict[int, Value] = {4 * place: size for place, size in enumerate((*block, *grid))}
-    words[0x28] = 0
-    offset = _PARAMETERS
-    for number, parameter in enumerate(parameters):
-        size = 8 if parameter.pointer else _SCALAR_BYTES.get(parameter.type, 8)
-        offset = -(-offset // size) * size
-        value = (number + 1) << 36 if parameter.pointer else dims.get(parameter.name)
-        if value is not None:
-            for place in range(0, max(size, 4), 4):
-                words[offset + place] = value >> 8 * place & 0xFFFFFFFF
-        offset += size
-    return words
 
 
 @dataclass
 class _Compiled:
-    """A basic block as the executor runs it: its steps, and where its last instruction leads."""
+    """A basic block as the executor runs it.
+
+    Attributes:
+        steps: what its instructions do to registers that matter, and to memory.
+        control: the same for registers that branches depend on; others become unknown.
+        accesses: its memory instructions.
+        leave: where its last instruction leads.
+        measured: whether enough addresses were looked at, so that `control` is all that is left to do.
+    """
 
     steps: list[Step]
+    control: list[Step]
+    accesses: list[Access]
     leave: Callable[[int, Mask], None]
+    measured: bool = False
 
 
 class _Executor:
-    def __init__(self, code: MachineCode, lanes: Lanes, sample: _Sample) -> None:
+    """Executes the warps of a sample in step.
+
+    While all lanes that have not exited are at one basic block, `together` is its
+    number; else `where` holds that of each lane.
+    """
+
+    def __init__(self, code: MachineCode, lanes: Lanes, sample: Sample) -> None:
         self.lanes, self.sample = lanes, sample
         self.warps = len(sample.blocks)
-        self.running = self.warps  # those with a lane in the present basic block
-        self.where = np.where(sample.alive, 0, _DONE)
+        self.running = self.warps  # warps with a lane in the present basic block
+        self.live = sample.alive
+        self.together: int | None = 0
+        self.where = np.zeros(self.warps * WARP, np.int64)
         self.assumptions = 0
         self.broken = False
         self.accesses: dict[int, Access] = {}
@@ -183,80 +141,101 @@ class _Executor:
             for number, block in enumerate(code.blocks)
             if block.instructions[-1].base == "CALL" and (block.instructions[-1].target or "").startswith("$")
         }
-        needed = _needed(code)
-        self.blocks = [self._compile(block, number, code, needed) for number, block in enumerate(code.blocks)]
+        needed = _Needed.of(code)
+        self.blocks = [self._compile(block, code, needed) for block in code.blocks]
 
     def place(self, label: str, code: MachineCode) -> int:
         """The basic block at a label; one that follows the last block ends the run."""
-        return self.places.get(code.labels.get(label, 0), _DONE)
+        return self.places.get(code.labels.get(label, -1), _DONE)
 
     def run(self) -> Execution:
         counts = np.zeros(len(self.blocks), np.int64)
         left = _BUDGET
         while left > 0 and not self.broken:
-            current = int(self.where.min())
+            current, mask = self._next()
             if current >= len(self.blocks):
                 break
-            active = self.where == current
-            mask = None if active.all() else active
-            block = self.blocks[current]
-            if mask is not None:
-                self.running = int(active.reshape(-1, WARP).any(axis=1).sum())
-            else:
-                self.running = self.warps
+            self.running = (
+                self.warps
+                if mask is None and self.live is self.sample.alive
+                else _warps_of(self.live if mask is None else mask)
+            )
             counts[current] += self.running
-            for run in block.steps:
+            block = self.blocks[current]
+            if not block.measured:
+                block.measured = all(access.measured >= self._limit(access) for access in block.accesses)
+            steps = block.control if block.measured and block.accesses else block.steps
+            for run in steps:
                 run(self.lanes, mask)
             block.leave(current, mask)
-            left -= len(block.steps) + 1
-        complete = bool((self.where >= len(self.blocks)).all()) and not self.broken
+            left -= len(steps) + 1
+        complete = self._next()[0] >= len(self.blocks) and not self.broken
         return Execution(self.warps, counts, self.accesses, self.assumptions, complete)
 
+    def _next(self) -> tuple[int, Mask]:
+        """The basic block to execute, and the lanes that are there; None for all that are left."""
+        if self.together is not None:
+            return self.together, None
+        current = int(self.where.min())
+        active = self.where == current
+        if np.array_equal(active, self.live):
+            self.together = current
+            return current, None
+        return current, active
+
     # -- compiling --------------------------------------------------------------------
-    def _compile(self, block: Block, number: int, code: MachineCode, needed: set[str]) -> _Compiled:
+    def _compile(self, block: Block, code: MachineCode, needed: _Needed) -> _Compiled:
         steps: list[Step] = []
+        control: list[Step] = []
+        forgotten: dict[str, None] = {}
+        accesses = []
         for instruction in block.instructions:
             if instruction.base in MEMORY:
-                steps.append(self._memory(instruction))
-            registers, predicates = results(instruction)
-            if needed.isdisjoint(registers) and needed.isdisjoint(predicates):
-                continue
-            made = step(instruction)
+                access = self.accesses[instruction.address] = Access(kind(instruction))
+                accesses.append(access)
+                steps.append(self._memory(instruction, access))
+                control.append(steps[-1])
+            written = {name for names in results(instruction) for name in names}
+            made = step(instruction) if not needed.all.isdisjoint(written) else None
             if made is not None:
                 steps.append(made)
-        return _Compiled(steps, self._leave(block.instructions[-1], code))
+                if not needed.control.isdisjoint(written):
+                    control.append(made)
+                else:
+                    forgotten.update(dict.fromkeys(written))
+        if forgotten:
+            control.append(_forgetting(tuple(forgotten)))
+        return _Compiled(steps, control, accesses, self._leave(block.instructions[-1], code))
 
-    def _memory(self, instruction: Instruction) -> Step:
-        access = self.accesses[instruction.address] = Access(kind(instruction))
+    def _memory(self, instruction: Instruction, access: Access) -> Step:
         places = [operand for operand in instruction.operands if operand.startswith("[")]
         # LDGSTS names where it stores before where it loads.
         address = address_reader(places[-1]) if places else lambda lanes: None
-        guard = predicate_reader(instruction.guard or "PT")
+        guard = predicate_reader(instruction.guard) if instruction.guard else None
         shape = (self.warps, WARP)
-        limit = _MEASURED[access.kind.space] * self.warps
-        rows = min(WARP, 8 * int(next((w for w in instruction.modifiers if w in ("2", "4")), 1)))
-        few = instruction.base == "LDSM" and rows < WARP  # the other lanes give no address
-
-        always = not instruction.guard
+        limit = self._limit(access)
+        giving = np.arange(WARP) < _rows(instruction)
 
         def run(lanes: Lanes, mask: Mask) -> None:
-            if always and access.measured >= limit:
+            if guard is None and access.measured >= limit:
                 access.requests += self.running
                 return
-            active = self.sample.alive if mask is None else mask & self.sample.alive
-            allowed = guard(lanes)
+            active = self.live if mask is None else mask
+            allowed = guard(lanes) if guard is not None else None
             if allowed is not None:
                 active = active & allowed
-            grouped = active.reshape(shape)
-            access.requests += int(grouped.any(axis=1).sum())
+            access.requests += _warps_of(active)
             value = address(lanes) if access.measured < limit else None
             if value is not None:
-                addresses = np.broadcast_to(np.asarray(value, np.int64), active.shape).reshape(shape)
-                if few:
-                    grouped = grouped & (np.arange(WARP) < rows)
-                access.measure(addresses, grouped, self.sample.blocks)
+                addresses = np.empty(shape, np.int64)
+                addresses.reshape(-1)[:] = value
+                access.measure(addresses, active.reshape(shape) & giving, self.sample.blocks)
 
         return run
+
+    def _limit(self, access: Access) -> int:
+        """Measured requests that are enough."""
+        return _MEASURED[access.kind.space] * self.warps
 
     # -- control ----------------------------------------------------------------------
     def _leave(self, last: Instruction, code: MachineCode) -> Callable[[int, Mask], None]:
@@ -302,11 +281,15 @@ class _Executor:
             if isinstance(taken, (bool, np.bool_)):
                 self._move(goal() if taken else current + 1, mask)
                 return
-            first = taken if mask is None else taken & mask
-            if first.any():
-                self.where = np.where(first & self.sample.alive, goal(), self.where)
-            others = ~taken if mask is None else ~taken & mask
-            self._move(current + 1, others)
+            present = self.live if mask is None else mask
+            going, staying = present & taken, present & ~taken
+            if not staying.any():
+                self._move(goal(), mask)
+            elif not going.any():
+                self._move(current + 1, mask)
+            else:
+                self._move(goal(), going)
+                self._move(current + 1, staying)
 
         return leave
 
@@ -319,28 +302,77 @@ class _Executor:
         return False
 
     def _move(self, goal: int, mask: Mask) -> None:
-        arriving = self.where != _DONE if mask is None else mask & (self.where != _DONE)
-        self.where = np.where(arriving, goal, self.where)
+        """Send the lanes of a mask, or all that are left, to a basic block."""
+        if mask is None:
+            self.together = goal
+            return
+        if self.together is not None:
+            self.where = np.where(self.live, self.together, _DONE)
+            self.together = None
+        self.where = np.where(mask, goal, self.where)
+        if goal == _DONE:
+            self.live = self.live & ~mask
 
 
-def _needed(code: MachineCode) -> set[str]:
-    """Registers and predicates that addresses and branches depend on, wherever in the code they are written."""
-    roots = [i for i in code.instructions if i.base in MEMORY or i.target is not None or i.base in ("RET", "EXIT")]
-    needed: set[str] = set()
-    for instruction in roots:
-        places = [operand for operand in instruction.operands if operand.startswith("[")]
-        needed.update(_names(instruction.guard, *(places or instruction.operands)))
-    grown = -1
-    while grown != len(needed):
-        grown = len(needed)
+def _warps_of(active: np.ndarray) -> int:
+    """Warps with a lane among the active ones."""
+    return int(active.reshape(-1, WARP).any(axis=1).sum())
+
+
+def _rows(instruction: Instruction) -> int:
+    """Lanes of a warp that give an address: LDSM takes one for each row of the matrices it loads."""
+    if instruction.base != "LDSM":
+        return WARP
+    return 8 * next((int(word) for word in instruction.modifiers if word in ("2", "4")), 1)
+
+
+def _forgetting(names: tuple[str, ...]) -> Step:
+    """What makes registers and predicates unknown."""
+
+    def run(lanes: Lanes, mask: Mask) -> None:
+        for name in names:
+            if name in lanes.predicates:
+                lanes.predicates[name] = None
+            else:
+                lanes.registers[name] = None
+
+    return run
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """Registers and predicates that branches depend on, and those that branches or addresses do."""
+
+    control: set[str]
+    all: set[str]
+
+    @staticmethod
+    def of(code: MachineCode) -> _Needed:
+        control: set[str] = set()
+        places: set[str] = set()
         for instruction in code.instructions:
+            if instruction.base in MEMORY:
+                control.update(_names(instruction.guard))
+                places.update(_names(*(o for o in instruction.operands if o.startswith("["))))
+            elif instruction.target is not None or instruction.base in ("RET", "EXIT"):
+                control.update(_names(instruction.guard, *instruction.operands))
+        control = _closure(code, control)
+        return _Needed(control, _closure(code, control | places))
+
+
+def _closure(code: MachineCode, names: set[str]) -> set[str]:
+    """The names, and all that they are computed from, wherever in the code that is written."""
+    found, grown = set(names), -1
+    while grown != len(found):
+        grown = len(found)
+        for instruction in code.instructions:
+            # A float says nothing about addresses, even where one register held both in turn.
+            if instruction.base in MEMORY or kind(instruction).name in _OPAQUE:
+                continue
             registers, predicates = results(instruction)
-            if not needed.isdisjoint(registers) or not needed.isdisjoint(predicates):
-                # A float says nothing about addresses, even where one register held both in turn.
-                if instruction.base in MEMORY or kind(instruction).name in _OPAQUE:
-                    continue
-                needed.update(_names(instruction.guard, *instruction.operands))
-    return needed
+            if not found.isdisjoint(registers) or not found.isdisjoint(predicates):
+                found.update(_names(instruction.guard, *instruction.operands))
+    return found
 
 
 def _names(*operands: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""What an average warp of a kernel does: instructions by class, pipes, memory, and how long it takes alone."""
+"""What an average warp of a kernel does: instructions, pipes, memory, and how long it takes alone."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _shared_memory(execution: Execution) -> tuple[float, float, float]:
 
 
 def block_latencies(code: MachineCode) -> list[float]:
-    """Cycles that each basic block takes a warp on its own: in order, one issue a cycle, waiting for operands.
+    """Cycles that each basic block takes a lone warp: in order, one issue a cycle, waiting for operands.
 
     Results on their way at the end of a block are waited for in the next one in address order.
     """

@@ -1,4 +1,4 @@
-"""The quality report of an executable for a GPU: what its kernels are, use and cost, from its machine code."""
+"""The quality report of an executable for a GPU: what its kernels use and cost, from machine code."""
 
 from __future__ import annotations
 
@@ -77,6 +77,11 @@ class _Examined:
         """Warps of the launch."""
         return prod(self.grid) * -(-prod(self.block) // WARP)
 
+    @property
+    def executed_macs(self) -> float:
+        """MACs that the launch executes: on tensor cores, or where there are none off them."""
+        return (self.profile.tensor_macs or self.profile.scalar_macs) * self.warps
+
     @staticmethod
     def of(
         graph: Graph,
@@ -112,7 +117,13 @@ def _extents(extents: Grid | None, dims: Mapping[str, int]) -> tuple[int, int, i
 
 @dataclass(frozen=True)
 class _Share:
-    """What part of its ops' work a kernel stands for, and what tensor cores do of their MACs."""
+    """What part of its ops' work a kernel stands for.
+
+    Attributes:
+        part: of the work, 0 to 1.
+        tensor_share: share of the ops' MACs that tensor cores do; None without MACs.
+        executed_macs: MACs that the launch executes, of those of all kernels of the ops in the same part.
+    """
 
     part: float
     tensor_share: float | None
@@ -134,9 +145,11 @@ def _shares(found: list[_Examined]) -> list[_Share]:
         group = groups[item.kernel.ops]
         part = item.time.total_us / sum(other.time.total_us for other in group)
         tensor = sum(other.profile.tensor_macs * other.warps for other in group)
-        executed = item.profile.tensor_macs or item.profile.scalar_macs
+        executed = [other.executed_macs for other in group]
+        # The multiply-adds of an exponential between two products are none of the ops' MACs.
+        products = sum(macs for macs in executed if macs >= max(executed) / 2)
         share = min(1.0, tensor / item.work.macs) if item.work.macs else None
-        shares.append(_Share(part, share, executed * item.warps))
+        shares.append(_Share(part, share, products * part if item.work.macs else 0.0))
     return shares
 
 
@@ -197,6 +210,6 @@ def _general_remarks(rows: list[KernelReport]) -> list[str]:
     macs = sum(row.macs * row.runs for row in single)
     total = sum(row.macs * row.runs for row in rows)
     return [
-        f"{len(single)} kernels with {macs / total:.0%} of the MACs multiply in f32 without tensor cores, though "
-        "depth and columns divide by 8: TF32 or f16 would have 8 or 16 times the peak"
+        f"{len(single)} kernels with {macs / total:.0%} of the MACs multiply in f32 without tensor cores, "
+        "though depth and columns divide by 8: TF32 or f16 would have 8 or 16 times the peak"
     ]

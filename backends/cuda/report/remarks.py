@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from plait.backends.cuda.occupancy import WARP
 from plait.backends.cuda.report.access import SECTOR
+from plait.backends.cuda.report.classes import MULTIPLY_CLASSES, TENSOR_CLASSES
 from plait.backends.cuda.report.rows import KernelReport
 
 #: Thresholds of the remarks.
@@ -14,6 +15,7 @@ LOW_USED_SHARE = 0.6
 BANK_CONFLICTS = 1.5
 PADDING = 1.25
 EMPTY_TAIL = 0.75
+MULTIPLYING = 0.25
 _TENSOR_MODES = ("fp16", "bf16", "int8")
 
 
@@ -22,7 +24,8 @@ def remarks(row: KernelReport, multiprocessors: int) -> Iterator[str]:
     if row.spill_bytes:
         yield f"spills {row.spill_bytes} bytes of registers to local memory"
     if row.occupancy <= LOW_OCCUPANCY:
-        yield f"low occupancy: {row.resident_warps} of 64 warps fit a multiprocessor, limited by {_limit(row)}"
+        fit = f"{row.resident_warps} of 64 warps fit a multiprocessor"
+        yield f"low occupancy: {fit}, limited by {_limit(row)}"
     yield from _grid(row, multiprocessors)
     yield from _memory(row)
     yield from _arithmetic(row)
@@ -44,7 +47,9 @@ def _limit(row: KernelReport) -> str:
 
 def _grid(row: KernelReport, multiprocessors: int) -> Iterator[str]:
     if row.blocks < multiprocessors:
-        yield f"less than one wave: {row.blocks} blocks leave {multiprocessors - row.blocks} of {multiprocessors} multiprocessors idle"
+        idle = f"{multiprocessors - row.blocks} of {multiprocessors} multiprocessors idle"
+        verb = "block leaves" if row.blocks == 1 else "blocks leave"
+        yield f"less than one wave: {row.blocks} {verb} {idle}"
         return
     busiest = -(-row.blocks // multiprocessors)
     filled = row.blocks / (busiest * multiprocessors)
@@ -58,17 +63,26 @@ def _grid(row: KernelReport, multiprocessors: int) -> Iterator[str]:
 def _memory(row: KernelReport) -> Iterator[str]:
     if row.used_share is not None and row.used_share < LOW_USED_SHARE:
         yield (
-            f"uncoalesced: a request to global memory touches {row.sectors_per_request:.1f} sectors of {SECTOR} "
-            f"bytes, of which threads use {row.used_share:.0%}"
+            f"uncoalesced: a request to global memory touches {row.sectors_per_request:.1f} sectors of "
+            f"{SECTOR} bytes, of which threads use {row.used_share:.0%}"
         )
     if row.bank_conflicts is not None and row.bank_conflicts > BANK_CONFLICTS:
         yield f"bank conflicts: shared memory takes {row.bank_conflicts:.1f} times the passes it needs"
 
 
 def _arithmetic(row: KernelReport) -> Iterator[str]:
-    if row.macs and row.tensor_share is not None:
-        if row.tensor_share < 0.5 and row.mode in _TENSOR_MODES:
-            why = "its depth and columns divide by 8" if row.divisible else "a depth or column does not divide by 8"
-            yield f"no tensor cores: {1 - row.tensor_share:.0%} of its {row.mode} MACs run on other units; {why}"
-        if row.padding is not None and row.padding > PADDING:
-            yield f"padding: executes {row.padding:.2f} times the MACs of its ops"
+    if row.tensor_share is None or not _multiplies(row):
+        return
+    if row.tensor_share < 0.5 and row.mode in _TENSOR_MODES:
+        why = "depth and columns divide by 8" if row.divisible else "a depth or column does not divide by 8"
+        yield f"no tensor cores: {1 - row.tensor_share:.0%} of its {row.mode} MACs run on other units; {why}"
+    if row.padding is not None and row.padding > PADDING:
+        yield f"padding: executes {row.padding:.2f} times the MACs of its ops"
+
+
+def _multiplies(row: KernelReport) -> bool:
+    """Whether a kernel does the MACs of its ops: others of the same ops may."""
+    total = sum(row.mix.values())
+    return any(name in row.mix for name in TENSOR_CLASSES) or (
+        sum(row.mix.get(name, 0.0) for name in MULTIPLY_CLASSES) > MULTIPLYING * total
+    )

@@ -124,7 +124,9 @@ class KernelReport:
     def from_dict(entry: Mapping[str, Any]) -> KernelReport:
         """The row that `to_dict` described."""
         names = {item.name for item in fields(KernelReport)}
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in names}
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in names
+        }
         return KernelReport(**given)
 
 

@@ -34,8 +34,8 @@ def render(report: QualityReport) -> str:
     widths = [max(len(row[i]) for row in (_HEAD, *rows)) for i in range(len(_HEAD))]
     dims = ", ".join(f"{name}={size}" for name, size in report.dims.items())
     lines = [f"@{report.model}{' at ' + dims if dims else ''}: {summary(report)}", ""]
-    for row in (_HEAD, *rows):
-        cells = [c.ljust(w) if i in _LEFT else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
+    for line in (_HEAD, *rows):
+        cells = [c.ljust(w) if i in _LEFT else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
         lines.append("  ".join(cells).rstrip())
     lines += ["", "instructions of an average warp:"]
     width = widths[0]
