@@ -71,7 +71,7 @@ def warp_profile(code: MachineCode, execution: Execution) -> WarpProfile:
     mix: Counter[str] = Counter()
     pipes: Counter[str] = Counter()
     tensor = scalar = issued = latency = 0.0
-    counts = execution.block_counts / execution.warps
+    counts = (execution.block_counts / execution.warps).tolist()
     for block, count, cycles in zip(code.blocks, counts, block_latencies(code), strict=True):
         if not count:
             continue
