@@ -28,7 +28,7 @@ class Access:
     """
 
     kind: Kind
-    requests: int = 0
+    requests: float = 0
     measured: int = 0
     sectors: int = 0
     wavefronts: int = 0

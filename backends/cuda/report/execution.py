@@ -5,20 +5,21 @@ addresses and branches need it: integers and predicates are computed, floats are
 not.  Lanes at the lowest address go first, so that diverged lanes meet again where
 their paths do.  What depends on the data of a model is unknown; an unknown
 condition lets execution fall through, but for the subroutines of division and
-roots, which usual numbers do not need.  The former choices are counted.
+roots, which usual numbers do not need.  The former choices are counted.  Of a loop
+whose registers change evenly only some rounds are executed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from plait.backends.cuda.occupancy import WARP
 from plait.backends.cuda.report.access import Access
 from plait.backends.cuda.report.classes import MEMORY, kind
+from plait.backends.cuda.report.dependence import Needed
 from plait.backends.cuda.report.lanes import (
     Lanes,
     Mask,
@@ -26,10 +27,10 @@ from plait.backends.cuda.report.lanes import (
     Value,
     address_reader,
     is_predicate,
-    next_register,
     predicate_reader,
     word_reader,
 )
+from plait.backends.cuda.report.loops import Visits, last_round
 from plait.backends.cuda.report.sample import Extents, Sample, constant_bank
 from plait.backends.cuda.report.semantics import results, step
 from plait.backends.cuda.report.steps import Step
@@ -41,8 +42,6 @@ _MEASURED = {"global": 48, "shared": 8, "local": 0}
 #: Instructions after which a kernel is given up: about two seconds.
 _BUDGET = 500_000
 _DONE = int(np.iinfo(np.int64).max)
-_NAME = re.compile(r"\bU?(?:R|P)(?:\d+|Z|T)\b")
-_OPAQUE = ("FFMA", "FP32 other", "HFMA2", "FP16 other", "FP64", "MUFU", "HMMA", "IMMA", "BMMA", "DMMA")
 
 
 @dataclass
@@ -55,6 +54,7 @@ class Execution:
         accesses: of each memory instruction, by its address in the code.
         assumptions: conditions on data that were assumed.
         complete: whether every warp ran to its end.
+        uneven: whether rounds of a loop were skipped that differ in what they do, and averages counted.
     """
 
     warps: int
@@ -62,11 +62,12 @@ class Execution:
     accesses: dict[int, Access]
     assumptions: int
     complete: bool
+    uneven: bool
 
     @property
     def exact(self) -> bool:
         """Whether the counts are those of a real run of these warps."""
-        return self.complete and self.assumptions == 0
+        return self.complete and self.assumptions == 0 and not self.uneven
 
     def distinct_sectors(self) -> float:
         """Sectors of global memory that a warp is the first of its block to touch, on average."""
@@ -132,6 +133,10 @@ class _Executor:
         self.where = np.zeros(self.warps * WARP, np.int64)
         self.assumptions = 0
         self.broken = False
+        self.trying = False  # a round only to see where it leads
+        self.uneven = False
+        self.left = _BUDGET
+        self.visits: dict[int, Visits] = {}
         self.accesses: dict[int, Access] = {}
         self.places = {block.address: number for number, block in enumerate(code.blocks)}
         self.subroutines = {self.place(label, code) for label in code.labels if label.startswith("$")}
@@ -141,36 +146,91 @@ class _Executor:
             for number, block in enumerate(code.blocks)
             if block.instructions[-1].base == "CALL" and (block.instructions[-1].target or "").startswith("$")
         }
-        needed = _Needed.of(code)
-        self.blocks = [self._compile(block, code, needed) for block in code.blocks]
+        self.needed = Needed.of(code)
+        self.counts = np.zeros(len(code.blocks))
+        self.blocks = [self._compile(block, code) for block in code.blocks]
+        self.requests = np.zeros(len(self.accesses))
 
     def place(self, label: str, code: MachineCode) -> int:
         """The basic block at a label; one that follows the last block ends the run."""
         return self.places.get(code.labels.get(label, -1), _DONE)
 
     def run(self) -> Execution:
-        counts = np.zeros(len(self.blocks), np.int64)
-        left = _BUDGET
-        while left > 0 and not self.broken:
+        """Execute all warps to their end, or until the budget is spent."""
+        while self.left > 0 and not self.broken:
             current, mask = self._next()
             if current >= len(self.blocks):
                 break
-            self.running = (
-                self.warps
-                if mask is None and self.live is self.sample.alive
-                else _warps_of(self.live if mask is None else mask)
-            )
-            counts[current] += self.running
-            block = self.blocks[current]
-            if not block.measured:
-                block.measured = all(access.measured >= self._limit(access) for access in block.accesses)
-            steps = block.control if block.measured and block.accesses else block.steps
-            for run in steps:
-                run(self.lanes, mask)
-            block.leave(current, mask)
-            left -= len(steps) + 1
+            self._execute(current, mask)
+            if self.together is not None and self.together <= current:
+                self._go_round(self.together)
         complete = self._next()[0] >= len(self.blocks) and not self.broken
-        return Execution(self.warps, counts, self.accesses, self.assumptions, complete)
+        for access, requests in zip(self.accesses.values(), self.requests, strict=True):
+            access.requests = float(requests)
+        return Execution(self.warps, self.counts, self.accesses, self.assumptions, complete, self.uneven)
+
+    def _execute(self, current: int, mask: Mask) -> None:
+        """Execute one basic block in the lanes of a mask."""
+        everyone = mask is None and self.live is self.sample.alive
+        self.running = self.warps if everyone else _warps_of(self.live if mask is None else mask)
+        block = self.blocks[current]
+        self.counts[current] += self.running
+        if not block.measured:
+            block.measured = all(access.measured >= self._limit(access) for access in block.accesses)
+        steps = block.control if block.measured and block.accesses else block.steps
+        for run in steps:
+            run(self.lanes, mask)
+        block.leave(current, mask)
+        self.left -= len(steps) + 1
+
+    def _go_round(self, head: int) -> None:
+        """All lanes are back at the head of a loop: jump ahead where the rounds to come are like the last."""
+        for inner in [place for place in self.visits if place > head]:
+            del self.visits[inner]
+        visits = self.visits.setdefault(head, Visits())
+        names = self.needed.live[head]
+        if not visits.arrive(self.lanes, names, np.concatenate([self.counts, self.requests])):
+            return
+        steps = visits.steps()
+        if not steps:
+            return
+        equality = self.lanes.equality
+        equality.mode = "keep"
+        self._goes_on(head, visits, steps, 0)
+        equality.mode = "cross"
+        rounds = last_round(lambda number: self._goes_on(head, visits, steps, number))
+        equality.mode = "plain"
+        increase, even = visits.per_round()
+        visits.skip(self.lanes, steps, rounds)
+        self.counts += increase[: len(self.counts)] * rounds
+        self.requests += increase[len(self.counts) :] * rounds
+        self.uneven = self.uneven or (rounds > 0 and not even)
+        del self.visits[head]
+
+    def _goes_on(self, head: int, visits: Visits, steps: dict[str, Value], rounds: int) -> bool:
+        """Whether a loop goes round once more after some rounds; nothing is changed or counted."""
+        saved = (self.live, self.where, self.assumptions, self.counts, self.requests)
+        lanes = replace(
+            self.lanes, registers=dict(self.lanes.registers), predicates=dict(self.lanes.predicates)
+        )
+        self.lanes, lanes = lanes, self.lanes
+        self.counts, self.requests = self.counts.copy(), self.requests.copy()
+        self.trying = True
+        visits.skip(self.lanes, steps, rounds)
+        returned = False
+        while self.left > 0 and not self.broken:
+            current, mask = self._next()
+            if not head <= current < len(self.blocks):
+                break
+            self._execute(current, mask)
+            if self.together is not None and self.together <= current:
+                returned = self.together == head
+                if self.together <= head:
+                    break
+        self.trying = False
+        self.lanes, self.together = lanes, head
+        self.live, self.where, self.assumptions, self.counts, self.requests = saved
+        return returned
 
     def _next(self) -> tuple[int, Mask]:
         """The basic block to execute, and the lanes that are there; None for all that are left."""
@@ -184,22 +244,23 @@ class _Executor:
         return current, active
 
     # -- compiling --------------------------------------------------------------------
-    def _compile(self, block: Block, code: MachineCode, needed: _Needed) -> _Compiled:
+    def _compile(self, block: Block, code: MachineCode) -> _Compiled:
         steps: list[Step] = []
         control: list[Step] = []
         forgotten: dict[str, None] = {}
         accesses = []
         for instruction in block.instructions:
             if instruction.base in MEMORY:
-                access = self.accesses[instruction.address] = Access(kind(instruction))
+                number, access = len(self.accesses), Access(kind(instruction))
+                self.accesses[instruction.address] = access
                 accesses.append(access)
-                steps.append(self._memory(instruction, access))
+                steps.append(self._memory(instruction, number, access))
                 control.append(steps[-1])
             written = {name for names in results(instruction) for name in names}
-            made = step(instruction) if not needed.all.isdisjoint(written) else None
+            made = step(instruction) if not self.needed.all.isdisjoint(written) else None
             if made is not None:
                 steps.append(made)
-                if not needed.control.isdisjoint(written):
+                if not self.needed.control.isdisjoint(written):
                     control.append(made)
                 else:
                     forgotten.update(dict.fromkeys(written))
@@ -207,7 +268,7 @@ class _Executor:
             control.append(_forgetting(tuple(forgotten)))
         return _Compiled(steps, control, accesses, self._leave(block.instructions[-1], code))
 
-    def _memory(self, instruction: Instruction, access: Access) -> Step:
+    def _memory(self, instruction: Instruction, number: int, access: Access) -> Step:
         places = [operand for operand in instruction.operands if operand.startswith("[")]
         # LDGSTS names where it stores before where it loads.
         address = address_reader(places[-1]) if places else lambda lanes: None
@@ -217,15 +278,15 @@ class _Executor:
         giving = np.arange(WARP) < _rows(instruction)
 
         def run(lanes: Lanes, mask: Mask) -> None:
-            if guard is None and access.measured >= limit:
-                access.requests += self.running
+            if guard is None and (self.trying or access.measured >= limit):
+                self.requests[number] += self.running
                 return
             active = self.live if mask is None else mask
             allowed = guard(lanes) if guard is not None else None
             if allowed is not None:
                 active = active & allowed
-            access.requests += _warps_of(active)
-            value = address(lanes) if access.measured < limit else None
+            self.requests[number] += _warps_of(active)
+            value = address(lanes) if access.measured < limit and not self.trying else None
             if value is not None:
                 addresses = np.empty(shape, np.int64)
                 addresses.reshape(-1)[:] = value
@@ -337,48 +398,3 @@ def _forgetting(names: tuple[str, ...]) -> Step:
                 lanes.registers[name] = None
 
     return run
-
-
-@dataclass(frozen=True)
-class _Needed:
-    """Registers and predicates that branches depend on, and those that branches or addresses do."""
-
-    control: set[str]
-    all: set[str]
-
-    @staticmethod
-    def of(code: MachineCode) -> _Needed:
-        control: set[str] = set()
-        places: set[str] = set()
-        for instruction in code.instructions:
-            if instruction.base in MEMORY:
-                control.update(_names(instruction.guard))
-                places.update(_names(*(o for o in instruction.operands if o.startswith("["))))
-            elif instruction.target is not None or instruction.base in ("RET", "EXIT"):
-                control.update(_names(instruction.guard, *instruction.operands))
-        control = _closure(code, control)
-        return _Needed(control, _closure(code, control | places))
-
-
-def _closure(code: MachineCode, names: set[str]) -> set[str]:
-    """The names, and all that they are computed from, wherever in the code that is written."""
-    found, grown = set(names), -1
-    while grown != len(found):
-        grown = len(found)
-        for instruction in code.instructions:
-            # A float says nothing about addresses, even where one register held both in turn.
-            if instruction.base in MEMORY or kind(instruction).name in _OPAQUE:
-                continue
-            registers, predicates = results(instruction)
-            if not found.isdisjoint(registers) or not found.isdisjoint(predicates):
-                found.update(_names(instruction.guard, *instruction.operands))
-    return found
-
-
-def _names(*operands: str) -> set[str]:
-    """The registers, pairs taken whole, and predicates that operands mention."""
-    found: set[str] = set()
-    for operand in operands:
-        for name in _NAME.findall(operand):
-            found.update((name, next_register(name)))
-    return found - {"RZ", "URZ", "PT", "UPT"}

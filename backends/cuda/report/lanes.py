@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,34 @@ _PREDICATE = re.compile(r"(!?)(U?P(?:\d+|T))")
 
 
 @dataclass
+class Equality:
+    """How values are compared for equality.
+
+    A loop that ends when a counter equals its bound would be missed by whoever jumps
+    ahead and past it.  So the sign of each difference can be kept in one round and
+    taken for "unequal" in others: it changes where the counter reaches the bound.
+
+    Attributes:
+        mode: "plain", "keep" the signs, or "cross": unequal while the sign is the kept one.
+        signs: by address of the comparison.
+    """
+
+    mode: Literal["plain", "keep", "cross"] = "plain"
+    signs: dict[int, Value] = field(default_factory=dict)
+
+    def unequal(self, address: int, x: Value, y: Value) -> Predicate:
+        """Whether two values differ."""
+        if self.mode == "plain":
+            return x != y
+        sign = np.sign(x - y)
+        if self.mode == "keep":
+            self.signs[address] = sign
+            return sign != 0
+        kept = self.signs.get(address, 0)
+        return np.where(kept == 0, sign != 0, sign == kept)
+
+
+@dataclass
 class Lanes:
     """The state of the lanes of a few warps.
 
@@ -33,12 +61,14 @@ class Lanes:
         predicates: by name, `P0` and `UP0`.
         constants: words of the constant bank 0 by byte offset: launch extents and parameters.
         special: the special registers, `SR_TID.X`.
+        equality: how comparisons for equality are made, see `Equality`.
     """
 
     constants: Mapping[int, Value]
     special: Mapping[str, Value]
     registers: dict[str, Value] = field(default_factory=dict)
     predicates: dict[str, Predicate] = field(default_factory=dict)
+    equality: Equality = field(default_factory=lambda: Equality())
 
     def write(self, name: str, value: Value, mask: Mask) -> None:
         """Set a register in the lanes of a mask."""

@@ -121,7 +121,11 @@ def _compare(instruction: Instruction) -> Step | None:
             return None
         if not unsigned:
             x, y = signed(x), signed(y)
-        found = compare(x, y)
+        if compare in (operator.eq, operator.ne):
+            unequal = lanes.equality.unequal(instruction.address, x, y)
+            found = unequal if compare is operator.ne else np.logical_not(unequal)
+        else:
+            found = compare(x, y)
         if below is not None:
             low = below(lanes)
             if low is None:

@@ -7,6 +7,7 @@ held against kernels with known trip counts and addresses in the tests.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from plait.backends.cuda.report.arithmetic import ARITHMETIC
@@ -17,6 +18,7 @@ from plait.backends.cuda.report.moves import MOVES
 from plait.backends.cuda.report.steps import Step
 from plait.backends.cuda.sass import Instruction
 
+_NAME = re.compile(r"\bU?(?:R|P)(?:\d+|Z|T)\b")
 _MAKERS = {**MOVES, **ARITHMETIC, **LOGIC}
 _WITHOUT_RESULT = frozenset(
     (
@@ -54,22 +56,50 @@ def results(instruction: Instruction) -> tuple[list[str], list[str]]:
     base, operands = instruction.base, instruction.operands
     if base in _WITHOUT_RESULT:
         return [], []
-    predicates = []
-    for operand in operands:
-        if not is_predicate(operand):
-            break
-        predicates.append(operand)
+    if base == "R2P":
+        return [], [f"P{number}" for number in range(7)]
+    predicates, register, carries = _destinations(instruction)
     registers: list[str] = []
-    rest = operands[len(predicates) :]
-    if rest and is_register(rest[0]) and not base.endswith("SETP") and base not in ("FCHK", "R2P"):
-        name = rest[0].replace(".reuse", "")
+    if register:
+        name = operands[len(predicates)].replace(".reuse", "")
         for _ in range(_width(instruction)):
             registers.append(name)
             name = next_register(name)
-        # Carries stand behind the register.
-        if base in ("IADD3", "UIADD3", "LEA", "ULEA"):
-            predicates += filter(is_predicate, rest[1:3])
-    return registers, predicates
+    return registers, [*predicates, *carries]
+
+
+def _destinations(instruction: Instruction) -> tuple[list[str], bool, list[str]]:
+    """Predicates that stand first, whether a register follows, and carries behind it."""
+    base, operands = instruction.base, instruction.operands
+    most = 2 if base.endswith("SETP") or base in ("PLOP3", "UPLOP3") else 1
+    predicates = []
+    for operand in operands[:most]:
+        if not is_predicate(operand):
+            break
+        predicates.append(operand)
+    rest = operands[len(predicates) :]
+    without = base.endswith("SETP") or base in ("FCHK", "PLOP3", "UPLOP3")
+    register = bool(rest) and is_register(rest[0]) and not without
+    has_carries = register and base in ("IADD3", "UIADD3", "LEA", "ULEA")
+    return predicates, register, list(filter(is_predicate, rest[1:3])) if has_carries else []
+
+
+@lru_cache(maxsize=65536)
+def sources(instruction: Instruction) -> frozenset[str]:
+    """The registers and predicates that an instruction reads, its guard among them."""
+    operands = instruction.operands
+    if instruction.base not in _WITHOUT_RESULT and instruction.base != "R2P":
+        predicates, register, carries = _destinations(instruction)
+        operands = operands[len(predicates) + register + len(carries) :]
+    is_long = instruction.base in ("IMAD", "UIMAD") and bool(instruction.modifiers & {"WIDE", "HI"})
+    found: set[str] = set()
+    for operand in (instruction.guard, *operands):
+        is_base = operand.startswith("[") and (".64" in operand or ".U32" in operand)
+        for name in _NAME.findall(operand):
+            found.add(name)
+            if is_base or is_long:
+                found.add(next_register(name))
+    return frozenset(found - {"RZ", "URZ", "PT", "UPT"})
 
 
 def _width(instruction: Instruction) -> int:

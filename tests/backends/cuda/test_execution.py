@@ -282,10 +282,48 @@ extern "C" __global__ void repeat(float* b, int rounds, const float* a) {
     assert not run(source)[1].exact
 
 
-def test_an_endless_loop_is_given_up():
+@pytest.mark.parametrize(
+    ("head", "rounds"),
+    [
+        ("int i = 0; i < 2000000000; ++i", 2_000_000_000),
+        ("int i = 5; i != 700005; i += 7", 100_000),
+        ("int i = 90000; i > 0; i -= 3", 30_000),
+        ("long long i = 0; i < 5000000000LL; i += 1000", 5_000_000),
+    ],
+)
+def test_the_rounds_of_a_long_loop_are_counted_exactly(head, rounds):
+    source = f"""
+extern "C" __global__ void spin(volatile float* b) {{
+  #pragma unroll 1
+  for ({head}) b[threadIdx.x] = 1.0f;
+}}
+"""
+    _, found = run(source)
+    assert found.exact
+    assert sum(a.requests for a in found.accesses.values()) == rounds
+
+
+def test_rounds_that_differ_are_averaged_and_told():
+    source = """
+extern "C" __global__ void uneven(volatile float* b) {
+  #pragma unroll 1
+  for (int i = 0; i < 30000; ++i) {
+    b[threadIdx.x] = 1.0f;
+    if (i % 3 == 0) { __syncwarp(); b[threadIdx.x + 64] = 2.0f; }
+  }
+}
+"""
+    _, found = run(source)
+    assert found.complete
+    assert not found.exact
+    assert sorted(a.requests for a in found.accesses.values()) == pytest.approx([10000, 30000], rel=0.1)
+
+
+def test_an_irregular_loop_is_given_up():
     source = """
 extern "C" __global__ void spin(volatile float* b) {
-  for (int i = 0; i < 2000000000; ++i) b[i & 31] = 1.0f;
+  unsigned i = threadIdx.x + 1;
+  while (i != 12345) { i = i * 1664525u + 1013904223u; b[i & 31] = 1.0f; }
 }
 """
     _, found = run(source)
