@@ -92,8 +92,8 @@ def main() -> None:
     for name in names:
         rows.append(measure(name, chosen.batch, chosen.seed, chosen.show))
         console.print(f"{name}: compiled in {rows[-1]['compile_s']:.1f} s", markup=False)
+        write_results(chosen.json, "a100_report", {"seed": chosen.seed, "rows": rows})
     console.print(table(rows))
-    write_results(chosen.json, "a100_report", {"seed": chosen.seed, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -85,6 +85,8 @@ def execute(
     block: Extents,
     parameters: Sequence[Parameter] = (),
     dims: Mapping[str, int] | None = None,
+    *,
+    budget: int = _BUDGET,
 ) -> Execution:
     """Execute the integer part of a kernel for a few of its warps.
 
@@ -92,10 +94,11 @@ def execute(
         grid, block: extents of the launch.
         parameters: of the kernel, in order; pointers get addresses far apart.
         dims: values of scalar parameters, by name.
+        budget: instructions after which the kernel is given up.
     """
     sample = Sample.of(grid, block)
     lanes = Lanes(constant_bank(grid, block, parameters, dims or {}), sample.special)
-    return _Executor(code, lanes, sample).run()
+    return _Executor(code, lanes, sample, budget).run()
 
 
 @dataclass
@@ -124,7 +127,7 @@ class _Executor:
     number; else `where` holds that of each lane.
     """
 
-    def __init__(self, code: MachineCode, lanes: Lanes, sample: Sample) -> None:
+    def __init__(self, code: MachineCode, lanes: Lanes, sample: Sample, budget: int) -> None:
         self.lanes, self.sample = lanes, sample
         self.warps = len(sample.blocks)
         self.running = self.warps  # warps with a lane in the present basic block
@@ -135,7 +138,7 @@ class _Executor:
         self.broken = False
         self.trying = False  # a round only to see where it leads
         self.uneven = False
-        self.left = _BUDGET
+        self.left = budget
         self.visits: dict[int, Visits] = {}
         self.accesses: dict[int, Access] = {}
         self.places = {block.address: number for number, block in enumerate(code.blocks)}
@@ -198,7 +201,9 @@ class _Executor:
         equality.mode = "keep"
         self._goes_on(head, visits, steps, 0)
         equality.mode = "cross"
-        rounds = last_round(lambda number: self._goes_on(head, visits, steps, number))
+        rounds = last_round(
+            lambda number: not visits.wraps(steps, number) and self._goes_on(head, visits, steps, number)
+        )
         equality.mode = "plain"
         increase, even = visits.per_round()
         visits.skip(self.lanes, steps, rounds)

@@ -2,7 +2,9 @@
 
 After enough rounds the registers that a loop carries are compared at its head.
 Where each has changed by the same amount twice, the state k rounds later is known;
-whether the loop is still running there is found by trying one round of it.
+whether the loop is still running there is found by trying one round of it.  No
+register is taken across 0 or 2**31, where comparisons turn round.  An exit that
+depends on single bits of a counter would be missed.
 """
 
 from __future__ import annotations
@@ -13,12 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from plait.backends.cuda.report.lanes import WORD, Lanes, Value, is_predicate
+from plait.backends.cuda.report.lanes import WORD, Lanes, Value, is_predicate, signed
 
 #: Rounds of a loop that are executed before the rest is looked for; twice as many before the next attempt.
 ROUNDS = 24
-#: More rounds than any loop has.
-_ENDLESS = 1 << 31
 
 
 @dataclass
@@ -68,6 +68,11 @@ class Visits:
                 found[name] = step
         return found
 
+    def wraps(self, steps: dict[str, Value], rounds: int) -> bool:
+        """Whether a register would leave its half of the range of a word, where numbers change their sign."""
+        starts = ((self.states[-1][name], signed(step) * rounds) for name, step in steps.items())
+        return any(np.any((start + change) >> 31 != start >> 31) for start, change in starts)
+
     def skip(self, lanes: Lanes, steps: dict[str, Value], rounds: int) -> None:
         """Set the registers to what they are some rounds after the last arrival."""
         for name, step in steps.items():
@@ -80,7 +85,7 @@ class Visits:
 
 
 def last_round(goes_on: Callable[[int], bool]) -> int:
-    """The largest number of rounds after which a loop still goes round once more; 0 when there is no end.
+    """The largest number of rounds after which a loop still goes round once more.
 
     Args:
         goes_on: whether it does, false from some number of rounds on.
@@ -90,8 +95,6 @@ def last_round(goes_on: Callable[[int], bool]) -> int:
     low, high = 1, 2
     while goes_on(high):
         low, high = high, 2 * high
-        if high >= _ENDLESS:
-            return 0
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if goes_on(middle) else (low, middle)

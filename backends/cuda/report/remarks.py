@@ -16,6 +16,7 @@ BANK_CONFLICTS = 1.5
 PADDING = 1.25
 EMPTY_TAIL = 0.75
 MULTIPLYING = 0.25
+OVERHEAD = 4
 _TENSOR_MODES = ("fp16", "bf16", "int8")
 
 
@@ -29,6 +30,13 @@ def remarks(row: KernelReport, multiprocessors: int) -> Iterator[str]:
     yield from _grid(row, multiprocessors)
     yield from _memory(row)
     yield from _arithmetic(row)
+    if (
+        row.bound == "issue"
+        and row.instructions_per_flop is not None
+        and row.instructions_per_flop > OVERHEAD
+    ):
+        each = f"{row.instructions_per_flop:.1f} instructions of a thread for each FLOP of its ops"
+        yield f"overhead: the time goes into issuing {each}"
     if not row.complete:
         yield "its warps run too long to be counted to the end: counts and time are lower bounds"
     elif row.assumed_conditions:

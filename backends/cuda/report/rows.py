@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from plait.backends.cuda.occupancy import WARP
+
 
 @dataclass(frozen=True)
 class MemoryCounts:
@@ -109,6 +111,12 @@ class KernelReport:
     def ratio(self) -> float | None:
         """Modelled time over roofline time; None where the ops ask for nothing."""
         return self.modelled_us / self.roofline_us if self.roofline_us else None
+
+    @property
+    def instructions_per_flop(self) -> float | None:
+        """Thread instructions of the launch for each FLOP of its ops; None without FLOPs."""
+        warps = self.blocks * -(-self.threads // WARP)
+        return sum(self.mix.values()) * warps * WARP / self.flops if self.flops else None
 
     @property
     def padding(self) -> float | None:

@@ -20,10 +20,10 @@ class Compiled:
         self.text = parse_source(source)
         self.code = disassemble(compile_cuda(source).cubin)
 
-    def run(self, name, grid=(1, 1, 1), block=(32, 1, 1), dims=None):
+    def run(self, name, grid=(1, 1, 1), block=(32, 1, 1), dims=None, **options):
         """Code and execution of a kernel."""
         code = self.code[name]
-        return code, execute(code, grid, block, self.text.kernel(name).parameters, dims)
+        return code, execute(code, grid, block, self.text.kernel(name).parameters, dims, **options)
 
 
 def run(source, **launch):
@@ -326,7 +326,7 @@ extern "C" __global__ void spin(volatile float* b) {
   while (i != 12345) { i = i * 1664525u + 1013904223u; b[i & 31] = 1.0f; }
 }
 """
-    _, found = run(source)
+    _, found = run(source, budget=5000)
     assert not found.complete
     assert not found.exact
 

@@ -279,6 +279,7 @@ def test_a_good_kernel_has_no_remark() -> None:
         ({"mode": "fp16"}, "no tensor cores: 100% of its fp16 MACs run on other units; depth and columns divide by 8"),
         ({"mode": "int8", "divisible": False}, "a depth or column does not divide by 8"),
         ({"executed_macs": 2000.0}, "padding: executes 2.00 times the MACs"),
+        ({"bound": "issue", "flops": 1000.0, "mix": {"FFMA": 400.0, "control": 9.0}}, "overhead: the time goes into issuing 22616.1"),
         ({"complete": False}, "counts and time are lower bounds"),
         ({"assumed_conditions": 3}, "3 conditions depend on data"),
     ],
