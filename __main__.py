@@ -428,10 +428,17 @@ def compile_command(
     isolate: Isolate = None,
     cache: UseCache = True,
     timeout: Annotated[float, typer.Option(help="Seconds for a compiler in its own process.")] = 1800,
+    report: Annotated[
+        bool, typer.Option("--report", help="Report on the quality of the GPU kernels instead.")
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compile for a target and show its kernels; write an executable with -o."""
+    if report and target == "cpu":
+        raise api.InputError(
+            "--report is about GPU kernels", why="the target is cpu", remedy="add --target a100"
+        )
     graph = read(source, seed=seed)
     start = time.perf_counter()
     with working(f"compiling for {target}"):
@@ -450,6 +457,14 @@ def compile_command(
         executable.save(output)
     if sources is not None:
         write_sources(executable, sources)
+    if report:
+        with working("reading the machine code"):
+            found = executable.report(dim_values(dim) if executable.graph.dims else None)
+        if as_json:
+            emit_json(found.to_dict())
+        else:
+            sys.stdout.write(f"{found}\n")
+        return
     if as_json:
         rows = [{key: v for key, v in k.to_dict().items() if key != "source"} for k in executable.kernels]
         emit_json({"target": target, "seconds": seconds, "kernels": rows})

@@ -21,6 +21,7 @@ from plait.ir.memory import MemoryPlan, plan_memory
 
 if TYPE_CHECKING:
     from plait.backends.cuda.emulator import KernelCounts, LaneOrder
+    from plait.backends.cuda.report import MemoryCounts, QualityReport
     from plait.backends.tvm.measure import KernelCall
 
 _threads_in_use: list[int] = []
@@ -256,6 +257,17 @@ class Executable:
     def kernel_table(self, *, width: int = 120) -> str:
         """The kernel table as plain text."""
         return kernel_table(self.kernels, width=width)
+
+    def report(
+        self, dims: Mapping[str, int] | None = None, *, counts: Mapping[str, MemoryCounts] | None = None
+    ) -> QualityReport:
+        """The quality of its kernels, from their machine code; see `plait.backends.cuda.report`.
+
+        Raises InputError on a CPU executable, or when a dim has no value.
+        """
+        from plait.backends.cuda.report import quality_report
+
+        return quality_report(self.graph, self.kernels, self.cubin, dims, counts=counts)
 
     def to_dict(self) -> dict[str, Any]:
         """Target, signature, kernels and compile times, as JSON can hold them."""

@@ -76,8 +76,8 @@ def kernel_table(kernels: Sequence[Kernel], *, width: int = 120) -> str:
             _text(kernel.registers),
             _text(kernel.shared_bytes),
             _text(kernel.spill_bytes),
-            _extents(kernel.grid),
-            _extents(kernel.block),
+            extents_text(kernel.grid),
+            extents_text(kernel.block),
             " ".join(kernel.ops),
         )
         for kernel in kernels
@@ -100,7 +100,8 @@ def _text(number: int | None) -> str:
     return "-" if number is None else str(number)
 
 
-def _extents(extents: Grid | None) -> str:
+def extents_text(extents: Grid | None) -> str:
+    """`98 x 4`: extents without trailing ones."""
     if extents is None:
         return "-"
     shown = list(map(str, extents))

@@ -305,3 +305,19 @@ def test_wrong_input_shape_and_dtype_at_run_time(run: Run, archive: Path, tmp_pa
         code, _, err = run("run", archive, "-i", f"image={tmp_path / 'x.npy'}")
         assert code == 2
         assert all(word in err for word in words), err
+
+
+def test_the_quality_report(run: Run, archive: Path) -> None:
+    arguments = ("compile", archive, "--target", "a100", "--dim", "B=2", "--report")
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert out.startswith("@small_cnn: ")
+    assert "roofline us" in out
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["totals"]["launches"] == sum(row["runs"] for row in found["kernels"])
+    assert found["totals"]["macs"] > 0
+    code, _, err = run("compile", archive, "--report")
+    assert code == 2
+    assert "--report is about GPU kernels" in err

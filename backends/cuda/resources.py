@@ -1,23 +1,17 @@
-"""What a kernel needs of a streaming multiprocessor, as told by the real assembler, and what fits on one."""
+"""What a kernel needs of a streaming multiprocessor, as told by the real assembler."""
 
 from __future__ import annotations
 
 import re
-import tempfile
-from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from plait.backends.cuda.nvrtc import CudaBinary
-from plait.backends.cuda.toolkit import run_tool
-from plait.ir.errors import CompileError, InputError
+from plait.backends.cuda.occupancy import SM_80
+from plait.ir.errors import CompileError
 
-_WARP = 32
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 _FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _LIMIT = re.compile(r"\.entry\s+(\w+)\s*\([^)]*\)[^{;]*?\.maxntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?")
-_SECTION = re.compile(r"^\.text\.(\w+):")
-_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P[T\d]+\s+)?([A-Z][A-Z0-9_.]*)")
 
 
 @dataclass(frozen=True)
@@ -50,47 +44,6 @@ class KernelResources:
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class DeviceLimits:
-    """Limits of one streaming multiprocessor (SM); the defaults are those of sm_80.
-
-    Shared memory is in bytes; granularities are units of allocation. Source: CUDA C++ Programming
-    Guide, table of technical specifications per compute capability.
-    """
-
-    registers: int = 65536
-    register_granularity: int = 256
-    registers_per_thread: int = 255
-    partitions: int = 4
-    warps: int = 64
-    blocks: int = 32
-    threads_per_block: int = 1024
-    shared_bytes: int = 164 * 1024
-    shared_bytes_per_block: int = 163 * 1024
-    shared_granularity: int = 128
-    shared_reserved_per_block: int = 1024
-
-
-SM_80 = DeviceLimits()
-
-
-@dataclass(frozen=True)
-class Occupancy:
-    """Resident work of one SM.
-
-    Attributes:
-        blocks: resident blocks.
-        warps: resident warps.
-        fraction: `warps` over the most the SM can hold, 0 to 1.
-        limited_by: "registers", "shared memory", "warps" or "blocks".
-    """
-
-    blocks: int
-    warps: int
-    fraction: float
-    limited_by: str
 
 
 def kernel_resources(binary: CudaBinary) -> dict[str, KernelResources]:
@@ -136,87 +89,3 @@ def kernel_resources(binary: CudaBinary) -> dict[str, KernelResources]:
 def _number(pattern: str, text: str) -> int:
     match = re.search(pattern, text)
     return int(match[1]) if match else 0
-
-
-def _round_up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
-
-
-def occupancy(
-    resources: KernelResources,
-    block: int | tuple[int, int, int],
-    *,
-    dynamic_shared_bytes: int = 0,
-    limits: DeviceLimits = SM_80,
-) -> Occupancy:
-    """Blocks and warps of a kernel that one SM holds at a time.
-
-    A warp takes registers in units of 256 out of one of four partitions; a block takes its static
-    and dynamic shared memory and 1 KiB that the system reserves.
-
-    Args:
-        resources: of the kernel.
-        block: threads of a block, as a number or as extents.
-        dynamic_shared_bytes: size of the `extern __shared__` array.
-        limits: of the SM.
-
-    Raises:
-        InputError: such a block cannot be launched at all.
-    """
-    threads = block if isinstance(block, int) else block[0] * block[1] * block[2]
-    shared = resources.shared_bytes + dynamic_shared_bytes
-    allowed = min(limits.threads_per_block, resources.max_threads)
-    if not 0 < threads <= allowed:
-        raise InputError(
-            f"a block of {threads} threads cannot be launched", why=f"the kernel allows {allowed}"
-        )
-    if shared > limits.shared_bytes_per_block:
-        raise InputError(
-            f"a block with {shared} bytes of shared memory cannot be launched",
-            why=f"the device allows {limits.shared_bytes_per_block}",
-        )
-    warps = -(-threads // _WARP)
-    warp_registers = _round_up(max(resources.registers, 1) * _WARP, limits.register_granularity)
-    partition_warps = limits.registers // limits.partitions // warp_registers
-    if warp_registers * _round_up(warps, limits.partitions) > limits.registers:
-        raise InputError(
-            f"a block of {threads} threads with {resources.registers} registers each cannot be launched",
-            why=f"there are registers for {partition_warps * limits.partitions} warps, the block has {warps}",
-            remedy="bound the registers with __launch_bounds__",
-        )
-    # Of equal bounds the first is named.
-    bounds = {
-        "warps": limits.warps // warps,
-        "blocks": limits.blocks,
-        "registers": partition_warps * limits.partitions // warps,
-        "shared memory": limits.shared_bytes
-        // _round_up(shared + limits.shared_reserved_per_block, limits.shared_granularity),
-    }
-    limited_by = min(bounds, key=lambda name: bounds[name])
-    blocks = bounds[limited_by]
-    return Occupancy(blocks, blocks * warps, blocks * warps / limits.warps, limited_by)
-
-
-def sass_histogram(cubin: bytes, *, modifiers: bool = False) -> dict[str, Counter[str]]:
-    """Counts of machine instructions, by kernel and opcode, from the disassembler.
-
-    Counts are static: a loop body counts once. Padding (`NOP`) is left out.
-
-    Args:
-        cubin: ELF image.
-        modifiers: keep them (`LDG.E.128`) instead of counting by base opcode (`LDG`).
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
-        listing = run_tool("bin/nvdisasm", "--print-code", str(path))
-    counts: dict[str, Counter[str]] = {}
-    current: Counter[str] = Counter()
-    for line in listing.splitlines():
-        if section := _SECTION.match(line):
-            current = counts.setdefault(section[1], Counter())
-        elif instruction := _INSTRUCTION.match(line):
-            opcode = instruction[1] if modifiers else instruction[1].split(".")[0]
-            if opcode != "NOP":
-                current[opcode] += 1
-    return counts

@@ -143,7 +143,7 @@ def compile_each(graph: Graph, target: Target, progress: Progress) -> None:
 
     Where the code generator crashes, the last call of `progress` names the ops of the kernel at fault.
     """
-    module = build_module(graph, partition(graph), target, progress)
+    module = build_module(graph, partition(graph, assign_layouts(graph, target)), target, progress)
     schedule_kernels(module, target, progress)
     with tempfile.TemporaryDirectory() as folder:
         for number, kernel in enumerate(module.kernels):
