@@ -85,13 +85,17 @@ class Source:
 
 @dataclass
 class Stage:
-    """One kernel of a group: outputs as tensor expressions over placeholders."""
+    """One kernel of a group: outputs as tensor expressions over placeholders.
+
+    `products` are the matrix products among them that tensor cores can compute.
+    """
 
     suffix: str
     inputs: list[te.Tensor]
     sources: list[Source]
     outputs: list[te.Tensor]
     scalars: list[tirx.Var]
+    products: list[Any] = field(default_factory=list)
 
 
 class Arguments:
@@ -115,12 +119,14 @@ class Emitter:
     Attributes:
         target: what the kernels are for.
         constants: constants of the graph by name, for the scales of quantised types.
+        products: matrix products that tensor cores can compute, by the operation of their sums.
     """
 
     target: Target
     constants: dict[str, Constant]
     variables: dict[str, tirx.Var] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
+    products: dict[Any, Any] = field(default_factory=dict)
     _read_dims: set[str] = field(default_factory=set)
     _sources: dict[Any, Source] = field(default_factory=dict)
     _placeholders: dict[tuple[Any, ...], te.Tensor] = field(default_factory=dict)
@@ -201,7 +207,9 @@ class Emitter:
 
     def finish(self, suffix: str, outputs: Sequence[te.Tensor]) -> None:
         """Close one kernel that computes `outputs`."""
-        inputs = _placeholders_below(outputs)
+        below = _operations_below(outputs)
+        inputs = [tensor for tensor in below if isinstance(tensor.op, te.PlaceholderOp)]
+        products = [self.products[tensor.op] for tensor in below if tensor.op in self.products]
         bound = {dim.name for tensor in inputs for dim in tensor.shape if isinstance(dim, tirx.Var)}
         used: set[str] = set()
         for tensor in (*inputs, *outputs):
@@ -211,7 +219,7 @@ class Emitter:
         used.update(self._read_dims)
         scalars = [self.variables[name] for name in sorted(used - bound)]
         sources = [self._sources[tensor.op] for tensor in inputs]
-        self.stages.append(Stage(suffix, inputs, sources, list(outputs), scalars))
+        self.stages.append(Stage(suffix, inputs, sources, list(outputs), scalars, products))
 
     def read_dim(self, dim: IntLike) -> Expr:
         """A dim whose value the kernel computes with, rather than only looping over it."""
@@ -221,8 +229,8 @@ class Emitter:
         return expression
 
 
-def _placeholders_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
-    """Placeholders that tensors depend on, each once, in the order a depth-first walk meets them."""
+def _operations_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    """Tensors that some depend on, those included, each once, in the order a depth-first walk meets them."""
     found: list[te.Tensor] = []
     seen: set[Any] = set()
     stack = list(reversed(outputs))
@@ -231,11 +239,8 @@ def _placeholders_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
         if tensor.op in seen:
             continue
         seen.add(tensor.op)
-        below = list(tensor.op.input_tensors)
-        if below:
-            stack.extend(reversed(below))
-        elif isinstance(tensor.op, te.PlaceholderOp):
-            found.append(tensor)
+        found.append(tensor)
+        stack.extend(reversed(list(tensor.op.input_tensors)))
     return found
 
 
