@@ -18,6 +18,7 @@ from plait.backends.targets import Target
 from plait.backends.tvm.control import scan_slices, write_control, write_host_call
 from plait.backends.tvm.emit import EMISSIONS, Kind, Source
 from plait.backends.tvm.frame import Frame, Parameter, ParameterKey, Plan
+from plait.backends.tvm.gpu.layout import channels_last_values
 from plait.backends.tvm.groups import GroupCode, GroupEmitter, KernelFunction, identifier
 from plait.backends.tvm.partition import Group, Partition, partition_region
 from plait.backends.tvm.shapes import components
@@ -58,6 +59,7 @@ class _Builder:
         self.builder = relax.BlockBuilder()
 
     def build(self, parts: Partition) -> Module:
+        self.groups.channels_last = channels_last_values(parts, self.groups.target)
         bound = bound_dims(self.graph)
         names = [name for name in self.graph.dims if name not in bound]
         main = Plan(self.graph.body, "main", names)

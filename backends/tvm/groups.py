@@ -75,12 +75,14 @@ class GroupEmitter:
 
     Attributes:
         kernels: all kernels so far, in order of first use.
+        channels_last: values that lie in memory with their channels innermost.
     """
 
     def __init__(self, graph: Graph, target: Target) -> None:
         self.kernels: list[KernelFunction] = []
+        self.channels_last: frozenset[Value] = frozenset()
         self._graph = graph
-        self._target = target
+        self.target = target
         self._codes: dict[Key, GroupCode] = {}
         self._names: set[str] = {"main"}
 
@@ -113,7 +115,8 @@ class GroupEmitter:
     def _key(self, group: Group, slots: list[Value]) -> Key:
         """Equal for groups whose kernels are the same text."""
         place = {value: f"in{i}" for i, value in enumerate(slots)}
-        parts: list[Any] = [(str(v.type), isinstance(v, Constant)) for v in slots]
+        parts: list[Any] = [(str(v.type), isinstance(v, Constant), v in self.channels_last) for v in slots]
+        parts.append([v in self.channels_last for v in group.sink.results].count(True))
         for index, op in enumerate(group.ops):
             operands = tuple(place[v] for v in op.operands)
             fields = tuple(str(getattr(op, spec.name)) for spec in op.schema.attributes)
@@ -123,7 +126,7 @@ class GroupEmitter:
         return tuple(parts)
 
     def _emit(self, group: Group, slots: list[Value]) -> GroupCode:
-        emitter = Emitter(self._target, self._graph.constants)
+        emitter = Emitter(self.target, self._graph.constants, self.channels_last)
         inside: dict[Value, Any] = {}
 
         def lookup(value: Value) -> Any:
@@ -134,6 +137,10 @@ class GroupEmitter:
             found = EMISSIONS[type(op)].function(op, Arguments(op, lookup), emitter)
             outputs = list(found) if isinstance(found, tuple) else [found]
             inside.update(zip(op.results, outputs, strict=True))
+        outputs = [
+            emitter.channels_innermost(tensor) if value in self.channels_last else tensor
+            for value, tensor in zip(group.sink.results, outputs, strict=True)
+        ]
         results = emitter.close(outputs)
         base = _base_name(group)
         kernels = []

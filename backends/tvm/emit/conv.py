@@ -42,6 +42,11 @@ def padded(
 
 @emit(nn.Conv1d, nn.Conv2d, nn.Conv3d, kind=Kind.CONTRACTION)
 def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    from plait.backends.tvm.gpu.convolution import convolution
+
+    on_tensor_cores = convolution(op, args, emitter)
+    if on_tensor_cores is not None:
+        return on_tensor_cores
     x, w = operand(emitter, op.x), operand(emitter, op.w)
     kind = op.x.type
     spatial = op.spatial

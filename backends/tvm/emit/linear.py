@@ -15,7 +15,7 @@ from plait.backends.tvm.emit.index import wrapped
 from plait.backends.tvm.emit.norm import softmax
 from plait.backends.tvm.emit.quant import Dequantised, contraction_finish, operand
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
-from plait.backends.tvm.gpu import contraction
+from plait.backends.tvm.gpu import attention, contraction
 from plait.ir import Value
 from plait.ir.ops import linalg, nn, spike
 
@@ -120,6 +120,9 @@ def matrix_element(
 @emit(nn.Attention, kind=Kind.ALONE)
 def _attention(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     """Three kernels: scores with scale and mask, softmax, and the weighted sum of values."""
+    on_tensor_cores = attention.attention(op, args, emitter)
+    if on_tensor_cores is not None:
+        return on_tensor_cores
     q, k, v = op.q.type, op.k.type, op.v.type
     dtype = emitter.dtype(q)
     scale = op.scale if op.scale is not None else 1.0 / math.sqrt(int(q.shape[-1]))

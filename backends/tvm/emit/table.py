@@ -34,6 +34,9 @@ class Kind(enum.Enum):
     HOST = "a function of the host that finds the size of its result: no kernel"
 
 
+#: Attribute of a result whose axes are [n, pixels..., c] and stand for [n, c, pixels...].
+CHANNELS_LAST = "plait.channels_last"
+
 EmitFunction = Callable[[Any, "Arguments", "Emitter"], Any]
 E = TypeVar("E", bound=EmitFunction)
 
@@ -119,11 +122,13 @@ class Emitter:
     Attributes:
         target: what the kernels are for.
         constants: constants of the graph by name, for the scales of quantised types.
+        channels_last: values that lie in memory with their channels innermost.
         products: matrix products that tensor cores can compute, by the operation of their sums.
     """
 
     target: Target
     constants: dict[str, Constant]
+    channels_last: frozenset[Value] = frozenset()
     variables: dict[str, tirx.Var] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
     products: dict[Any, Any] = field(default_factory=dict)
@@ -159,10 +164,36 @@ class Emitter:
     # -- inputs --------------------------------------------------------------------
     def placeholders(self, value: Value) -> Any:
         """The tensors of a value from outside the group: one, or a tuple for a graph."""
+        if value in self.channels_last:
+            stored, _ = self.stored(value)
+            return te.compute(
+                self.shape(value.shaped.shape),
+                lambda n, c, *pixel: stored(n, *pixel, c),
+                name=f"{identifier(value.name)}_view",
+            )
         found = []
         for index, (shape, dtype) in enumerate(components(value.type)):
             found.append(self._placeholder(Source(value, index), self.shape(shape), dtype, value.name))
         return found[0] if len(found) == 1 else tuple(found)
+
+    def stored(self, value: Value) -> tuple[te.Tensor, bool]:
+        """The array of a tensor from outside the group as it lies in memory; whether channels are last."""
+        ((shape, dtype),) = components(value.type)
+        last = value in self.channels_last
+        if last:
+            shape = (shape[0], *shape[2:], shape[1])
+        return self._placeholder(Source(value), self.shape(shape), dtype, value.name), last
+
+    def channels_innermost(self, tensor: te.Tensor) -> te.Tensor:
+        """A result [n, c, pixels...] as it lies in memory where its value is channels-last."""
+        n, c, *pixels = tensor.shape
+        found = te.compute(
+            [n, *pixels, c],
+            lambda *i: tensor(i[0], i[-1], *i[1:-1]),
+            name=f"{tensor.op.name}_stored",
+            attrs={CHANNELS_LAST: True},
+        )
+        return found
 
     def packs(self, value: Value) -> bool:
         """Whether a weight can be laid out anew at compile time: a constant, read by this kernel only so."""
@@ -251,6 +282,7 @@ def identifier(name: str) -> str:
 
 
 __all__ = [
+    "CHANNELS_LAST",
     "EMISSIONS",
     "Arguments",
     "Emission",

@@ -15,7 +15,7 @@ from plait.backends.tvm.emit.table import Arguments, Emitter
 from plait.backends.tvm.gpu.product import Operand, Product, State, narrow, run_length, total, unflatten
 from plait.ir import QuantType, Value
 
-_CHUNK_ELEMENTS = {"float16": 8, "bfloat16": 8, "float32": 4, "int8": 16}
+CHUNK_ELEMENTS = {"float16": 8, "bfloat16": 8, "float32": 4, "int8": 16}
 
 
 def tensor_core_element(emitter: Emitter, left: Value, right: Value) -> str | None:
@@ -54,7 +54,7 @@ def matrix(
     def locate(state: State, depth: Expr) -> tuple[Expr, Expr | None]:
         return state[0] + (depth if along_depth else depth * narrow(pitch)), None
 
-    run = run_length(_CHUNK_ELEMENTS[element], pitch)
+    run = run_length(CHUNK_ELEMENTS[element], pitch)
     return Operand(tensor, run, along_depth, anchor, locate)
 
 

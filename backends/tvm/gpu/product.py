@@ -69,7 +69,7 @@ def run_length(limit: int, *extents: Expr) -> int:
         known = extent(size)
         if known is None:
             known = _factor(size)
-        while known % run:
+        while known % run and run > 1:
             run //= 2
     return run
 

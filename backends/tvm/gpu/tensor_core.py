@@ -16,7 +16,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
-from plait.backends.tvm.emit.table import Stage
+from plait.backends.tvm.emit.table import CHANNELS_LAST, Stage
 from plait.backends.tvm.gpu import instructions
 from plait.backends.tvm.gpu.inline import Readers, element_of
 from plait.backends.tvm.gpu.instructions import CHUNK, ceil_div
@@ -319,8 +319,10 @@ def _store(
     result: Any,
 ) -> None:
     readers: Readers = {**loads(buffers), product.sums.op: lambda indices: total}
-    where = product.place(*place)
-    T.buffer_store(result, element_of(output, where, readers), list(where))
+    where = list(product.place(*place))
+    if CHANNELS_LAST in output.op.attrs:
+        where.append(where.pop(1))
+    T.buffer_store(result, element_of(output, where, readers), where)
 
 
 __all__ = ["tensor_core_function"]
