@@ -39,6 +39,15 @@ def local_array(name: str, size: int, dtype: str) -> Any:
     return IRBuilder.name(name, T.alloc_buffer([size], dtype, scope="local", layout=None))
 
 
+def register(name: str, value: Expr) -> Expr:
+    """A value that is computed once, where this stands; TVM would repeat the computation at each use."""
+    if isinstance(value, tirx.IntImm):
+        return value
+    cell = local_array(name, 1, str(value.ty.dtype))
+    T.buffer_store(cell, value, [integer(0)])
+    return cell[integer(0)]
+
+
 def shared_bytes(size: int) -> Any:
     """Dynamic shared memory of a block.
 
@@ -112,5 +121,6 @@ __all__ = [
     "local_array",
     "named",
     "pointer",
+    "register",
     "shared_bytes",
 ]

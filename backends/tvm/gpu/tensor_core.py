@@ -29,6 +29,7 @@ from plait.backends.tvm.gpu.kernel import (
     local_array,
     named,
     pointer,
+    register,
     shared_bytes,
 )
 from plait.backends.tvm.gpu.product import Operand, Product, extent, narrow
@@ -62,18 +63,19 @@ class SharedTile:
         self.lines = lines
         self.line_bytes = line_bytes
 
-    def address(self, stage: Expr, stage_bytes: int, line: Expr, byte: Expr) -> Expr:
-        """Address of a byte of a line."""
+    def place(self, line: Expr, chunk: Expr) -> Expr:
+        """Offset of a chunk of a line in its stage.
+
+        The order of a line's chunks has a period of eight lines, and changing one bit of `chunk`
+        changes that bit of the place: so other lines and chunks are reached from a place
+        by adding multiples of eight lines and by exclusive or.
+        """
         chunks = self.line_bytes // CHUNK
         if chunks >= 8:
             turn = tirx.bitwise_and(line, 7)
         else:
             turn = tirx.bitwise_and(tirx.truncdiv(line, 8 // chunks), chunks - 1)
-        chunk = tirx.bitwise_xor(tirx.truncdiv(byte, CHUNK), turn)
-        within = tirx.truncmod(byte, CHUNK)
-        place = stage * stage_bytes + (self.offset + line * self.line_bytes + chunk * CHUNK + within)
-        # Not `pointer`: TVM would add barriers of its own where it sees such accesses.
-        return tirx.address_of(self.memory[place])
+        return line * self.line_bytes + tirx.bitwise_xor(chunk, turn) * CHUNK + self.offset
 
 
 class OperandCopies:
@@ -113,11 +115,20 @@ class OperandCopies:
             if self.operand.along_depth
             else [first_outer + self.within]
         )
+        chunk, within_chunk = (
+            operation(self.within * self.element_bytes, CHUNK) for operation in (tirx.truncdiv, tirx.truncmod)
+        )
+        # The lines of a round repeat the order of their chunks after eight lines.
+        self.period = max(1, 8 // self.lines_at_once)
+        self.places = [
+            register("place", self.shared.place(self.line + k * self.lines_at_once, chunk) + within_chunk)
+            for k in range(min(self.period, self.rounds))
+        ]
         self.states = [
-            tuple(named("anchor", value) for value in self.operand.anchor(threads.batch, outer))
+            tuple(register("anchor", value) for value in self.operand.anchor(threads.batch, outer))
             for outer in outers
         ]
-        self.present = [named("present", outer < narrow(self.outer_count)) for outer in outers]
+        self.present = [register("present", outer < narrow(self.outer_count)) for outer in outers]
 
     def start(self, stage: Expr, number: Expr) -> None:
         """Start the copies of depth step `number` into a stage."""
@@ -132,19 +143,65 @@ class OperandCopies:
                 wanted.append(place < narrow(self.depth))
             if inside is not None:
                 wanted.append(inside)
-            to = self.shared.address(stage, self.stage_bytes, line, self.within * self.element_bytes)
+            ahead = k // self.period * self.period * self.lines_at_once * self.shared.line_bytes
+            to = self.shared.memory[stage * self.stage_bytes + self.places[k % self.period] + ahead]
             source = pointer(self.buffer, offset, self.operand.run)
             if self.whole:
-                self._copy(to, source, tirx.all(*wanted))
+                self._copy(tirx.address_of(to), source, tirx.all(*wanted))
                 continue
             with T.If(line < self.shared.lines), T.Then():
-                self._copy(to, source, tirx.all(*wanted))
+                self._copy(tirx.address_of(to), source, tirx.all(*wanted))
 
     def _copy(self, to: Expr, source: Expr, inside: Expr) -> None:
         if self.copy_bytes >= 4:
             instructions.copy_async(to, source, self.copy_bytes, inside)
         else:
             instructions.copy_element(to, source, self.copy_bytes, inside)
+
+
+class LeftFragments:
+    """What a lane names to `ldmatrix` for 16 rows over one step of the depth.
+
+    The four matrices are (rows 0-7, first half of the depth), (8-15, first), (0-7, second),
+    (8-15, second), which is the order of the registers of mma.sync.
+    """
+
+    def __init__(self, copies: OperandCopies, warp_row: Expr, lane: Expr) -> None:
+        self.shared = copies.shared
+        line, chunk = warp_row + tirx.truncmod(lane, 16), tirx.truncdiv(lane, 16)
+        self.base = register("left_place", self.shared.place(line, chunk))
+
+    def load(self, registers: Expr, stage: Expr, tile: Expr, step: Expr) -> None:
+        """Load row tile `tile` at depth step `step`; `stage` is where the stage begins."""
+        place = tirx.bitwise_xor(self.base, step * _STEP_BYTES) + tile * (16 * self.shared.line_bytes)
+        instructions.load_matrices(registers, tirx.address_of(self.shared.memory[stage + place]))
+
+
+class RightFragments:
+    """What a lane names to `ldmatrix` for 16 columns over one step of the depth.
+
+    The four matrices are (columns 0-7, first half of the depth), (0-7, second), (8-15, first),
+    (8-15, second): two registers for eight columns each.  Where lines run along the columns,
+    `ldmatrix` transposes.
+    """
+
+    def __init__(self, copies: OperandCopies, warp_column: Expr, lane: Expr) -> None:
+        self.shared = copies.shared
+        self.along_depth = copies.operand.along_depth
+        if self.along_depth:
+            line = warp_column + tirx.truncmod(lane, 8) + tirx.truncdiv(lane, 16) * 8
+            chunk = tirx.truncmod(tirx.truncdiv(lane, 8), 2)
+        else:
+            line = tirx.truncmod(lane, 16)
+            chunk = tirx.truncdiv(warp_column, 8) + tirx.truncdiv(lane, 16)
+        self.base = register("right_place", self.shared.place(line, chunk))
+
+    def load(self, registers: Expr, stage: Expr, tile: Expr, step: Expr) -> None:
+        """Load the pair of column tiles `tile` at depth step `step`."""
+        across, down = (step, tile) if self.along_depth else (tile, step)
+        place = tirx.bitwise_xor(self.base, across * (2 * CHUNK)) + down * (16 * self.shared.line_bytes)
+        source = tirx.address_of(self.shared.memory[stage + place])
+        instructions.load_matrices(registers, source, transposed=not self.along_depth)
 
 
 def tensor_core_function(stage: Stage, product: Product, tile: Tile) -> tirx.PrimFunc:
@@ -222,26 +279,23 @@ def _accumulate(product: Product, tile: Tile, copies: list[OperandCopies], threa
     for number in range(STAGES - 1):
         start(integer(number), integer(number))
     warp_row, warp_column, lane = warp_place(tile, threads.number)
+    fragments = (
+        LeftFragments(copies[0], warp_row, lane),
+        RightFragments(copies[1], warp_column, lane),
+    )
     with T.serial(0, steps) as number:
         instructions.wait_copies(STAGES - 2)
         # Also: no thread still reads the stage that is filled next.
         instructions.barrier()
         start(tirx.truncmod(number + (STAGES - 1), STAGES), number + (STAGES - 1))
-        stage = named("stage", tirx.truncmod(number, STAGES))
+        stage = register("stage", tirx.truncmod(number, STAGES) * tile.stage_bytes)
         with T.unroll(0, tile.depth_bytes // _STEP_BYTES) as step:
-            for copy, registers, count, first in (
-                (copies[0], left, row_tiles, warp_row),
-                (copies[1], right, column_tiles // 2, warp_column),
+            for fragment, registers, count in (
+                (fragments[0], left, row_tiles),
+                (fragments[1], right, column_tiles // 2),
             ):
                 with T.unroll(0, count) as i:
-                    address = _fragment_address(
-                        copy, stage, first + i * 16, step, lane, is_left=copy is copies[0]
-                    )
-                    instructions.load_matrices(
-                        pointer(registers, i * 4, 4),
-                        address,
-                        transposed=not copy.operand.along_depth,
-                    )
+                    fragment.load(pointer(registers, i * 4, 4), stage, i, step)
             if product.element == "float32":
                 for registers, count in ((left, row_tiles * 4), (right, column_tiles * 2)):
                     with T.unroll(0, count) as k:
@@ -263,26 +317,6 @@ def warp_place(tile: Tile, thread: Expr) -> tuple[Expr, Expr, Expr]:
     row = named("warp_row", tirx.truncdiv(warp, warps_across) * tile.warp_rows)
     column = named("warp_column", tirx.truncmod(warp, warps_across) * tile.warp_columns)
     return row, column, named("lane", tirx.truncmod(thread, 32))
-
-
-def _fragment_address(
-    copy: OperandCopies, stage: Expr, outer: Expr, step: Expr, lane: Expr, *, is_left: bool
-) -> Expr:
-    """What lane `lane` names to `ldmatrix` for 16 rows or columns over one step of the depth.
-
-    The four matrices are, for the left operand, (rows 0-7, first half of the depth), (8-15,
-    first), (0-7, second), (8-15, second), which is the order of the registers of mma.sync; for the
-    right one the middle two change places, and registers 0-1 and 2-3 serve 8 columns each.
-    """
-    low, high = tirx.truncmod(lane, 16), tirx.truncdiv(lane, 16)
-    eighth, second = tirx.truncmod(lane, 8), tirx.truncmod(tirx.truncdiv(lane, 8), 2)
-    if copy.operand.along_depth:
-        line = outer + (low if is_left else eighth + high * 8)
-        byte = step * _STEP_BYTES + (high if is_left else second) * CHUNK
-    else:
-        line = step * 16 + (eighth + high * 8 if is_left else low)
-        byte = (outer + (second if is_left else high) * 8) * copy.element_bytes
-    return copy.shared.address(stage, copy.stage_bytes, line, byte)
 
 
 def _finish(
