@@ -125,6 +125,7 @@ class _Builder:
             name = f"{value.name}#{layout}" if layout else value.name
             array = source.packing.apply(value.data) if source.packing is not None else value.data
             shape, dtype = components(value.type)[0]
+            dtype = (source.packing and source.packing.dtype) or dtype
             self.parameters[key] = Parameter(name, array, packed or shape, dtype)
         plan.parameters[key] = self.parameters[key]
 

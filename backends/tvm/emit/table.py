@@ -69,11 +69,13 @@ def emit(*classes: type[Op], kind: Kind) -> Callable[[E], E]:
 class Packing:
     """A constant laid out anew before it is uploaded.
 
-    `key` names the layout, so that two readers that want the same one share it.
+    `key` names the layout, so that two readers that want the same one share it; `dtype` is
+    the element type where it is not the constant's own.
     """
 
     key: str
     apply: Callable[[np.ndarray], np.ndarray]
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,8 @@ class Emitter:
     def packed(self, value: Value, shape: Sequence[int], packing: Packing) -> te.Tensor:
         """A constant in another layout of `shape`."""
         exprs = self.shape(shape)
-        return self._placeholder(Source(value, 0, packing), exprs, self.dtype(value.type), value.name)
+        dtype = packing.dtype or self.dtype(value.type)
+        return self._placeholder(Source(value, 0, packing), exprs, dtype, value.name)
 
     def parameter(self, number: float | int | str) -> float | int | te.Tensor:
         """A scale or zero point of a quantised type: a number, or the constant it refers to."""

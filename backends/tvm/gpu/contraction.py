@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.targets import GpuTarget
-from plait.backends.tvm.emit.expressions import size_of
-from plait.backends.tvm.emit.quant import contraction_finish, operand
-from plait.backends.tvm.emit.table import Arguments, Emitter
+from plait.backends.tvm.emit.expressions import number, size_of
+from plait.backends.tvm.emit.quant import contraction_finish
+from plait.backends.tvm.emit.table import Arguments, Emitter, Packing
 from plait.backends.tvm.gpu.product import Operand, Product, State, narrow, run_length, total, unflatten
-from plait.ir import QuantType, Value
+from plait.ir import Constant, QuantType, Value
 
 CHUNK_ELEMENTS = {"float16": 8, "bfloat16": 8, "float32": 4, "int8": 16}
 
@@ -22,6 +23,8 @@ def tensor_core_element(emitter: Emitter, left: Value, right: Value) -> str | No
     """The type in which tensor cores take the operands of a product, or None when they do not."""
     if not isinstance(emitter.target, GpuTarget):
         return None
+    if isinstance(left.type, QuantType) and isinstance(right.type, QuantType):
+        return "int8" if _is_plain_int8(left.type) and _is_symmetric_weight(right) else None
     if isinstance(left.type, QuantType) or isinstance(right.type, QuantType):
         return None
     names = {emitter.dtype(left.type), emitter.dtype(right.type)}
@@ -31,6 +34,58 @@ def tensor_core_element(emitter: Emitter, left: Value, right: Value) -> str | No
     if name in ("float16", "bfloat16"):
         return name
     return name if name == "float32" and emitter.target.tf32 else None
+
+
+def _is_plain_int8(kind: QuantType) -> bool:
+    return kind.signed and kind.group is None and isinstance(kind.zero_point, int)
+
+
+def _is_symmetric_weight(value: Value) -> bool:
+    kind = value.type
+    assert isinstance(kind, QuantType)
+    return isinstance(value, Constant) and kind.signed and kind.group is None and kind.zero_point == 0
+
+
+def zero_word(kind: Any) -> int:
+    """The word of four elements that stand for zero in a tensor."""
+    return (kind.zero_point & 0xFF) * 0x01010101 if isinstance(kind, QuantType) else 0
+
+
+def widened(element: str) -> Callable[[Expr], Expr]:
+    """An operand's element as the sums take it: stored integers as they are, with no zero point off."""
+    accumulator = "int32" if element == "int8" else "float32"
+
+    def wide(x: Expr) -> Expr:
+        return x if str(x.ty.dtype) == accumulator else tirx.Cast(accumulator, x)
+
+    return wide
+
+
+def centred(
+    emitter: Emitter, op: Any, raw: te.Tensor, channel: int, *, filters_first: bool = True
+) -> te.Tensor:
+    """Sums of stored integers with the left operand's zero point taken off.
+
+    sum((x - z) w) = sum(x w) - z sum(w), and the sums of a constant weight are known.
+
+    Args:
+        channel: axis of the sums that runs along the weight's output channels.
+        filters_first: whether the output channels are the first axis of the weight, or the last.
+    """
+    left, right = op.operands[:2]
+    if not isinstance(left.type, QuantType) or not left.type.zero_point:
+        return raw
+    outputs = right.type.shape[0 if filters_first else -1]
+
+    def add_up(array: np.ndarray) -> np.ndarray:
+        rows = array if filters_first else np.moveaxis(array, -1, 0)
+        found: np.ndarray = rows.reshape(len(rows), -1).sum(1, dtype=np.int32)
+        return found
+
+    packing = Packing(f"sums,filters_first={filters_first}", add_up, "int32")
+    sums = emitter.packed(right, (outputs,), packing)
+    zero = number(left.type.zero_point, "int32")
+    return te.compute(raw.shape, lambda *i: raw(*i) - zero * sums(i[channel]), name="centred")
 
 
 def matrix(
@@ -105,6 +160,8 @@ def matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
     element = tensor_core_element(emitter, op.left, op.right)
     if element is None or op.left.type.rank < 2 or op.right.type.rank < 2:
         return None
+    if element == "int8":
+        return _quantised_matmul(op, args, emitter)
     left_shape, right_shape = emitter.shape(op.left.type.shape), emitter.shape(op.right.type.shape)
     depth, columns = right_shape[-2:]
     shared_right = op.right.type.rank == 2
@@ -142,6 +199,32 @@ def matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
     )
 
 
+def _quantised_matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
+    """With a constant right operand, which is laid out with its depth innermost; None for a stack of them."""
+    if op.right.type.rank != 2:
+        return None
+    depth, columns = op.right.type.shape
+    weight = emitter.packed(op.right, (columns, depth), Packing("transposed", np.transpose))
+    pitch = emitter.dim(depth)
+    return _emitted(
+        op,
+        args,
+        emitter,
+        "int8",
+        batch=[],
+        lead=emitter.shape(op.left.type.shape[:-1]),
+        columns=emitter.dim(columns),
+        depth=pitch,
+        left=matrix(args.left, "int8", pitch=pitch, along_depth=True),
+        right=matrix(weight, "int8", pitch=pitch, along_depth=True),
+        read_left=lambda b, rows, r: args.left(*rows, r),
+        read_right=lambda b, r, column: weight(column, r),
+        channel=None,
+        name="matmul",
+        filters_first=False,
+    )
+
+
 def _emitted(
     op: Any,
     args: Arguments,
@@ -158,9 +241,10 @@ def _emitted(
     read_right: Callable[[tuple[Expr, ...], Expr, Expr], Expr],
     channel: int | None,
     name: str,
+    filters_first: bool = True,
 ) -> te.Tensor:
     """The sums [batch, lead, columns], known to the emitter as a product, and what follows them."""
-    a, b = operand(emitter, op.operands[0]), operand(emitter, op.operands[1])
+    wide = widened(element)
     over = emitter.axis(depth, "depth")
     shape = [*batch, *lead, columns]
     split = len(batch)
@@ -168,7 +252,7 @@ def _emitted(
     def term(*i: Expr) -> Expr:
         x = read_left(i[:split], i[split:-1], over.var)
         w = read_right(i[:split], over.var, i[-1])
-        return te.sum(a.centred(x) * b.centred(w), axis=over)
+        return te.sum(wide(x) * wide(w), axis=over)
 
     sums = te.compute(shape, term, name=name)
     emitter.products[sums.op] = Product(
@@ -183,7 +267,18 @@ def _emitted(
         element=element,
     )
     finish = contraction_finish(op, args, emitter, channel=channel)
-    return te.compute(shape, lambda *i: finish(i, sums(*i)), name=f"{name}_result")
+    real = centred(emitter, op, sums, -1, filters_first=filters_first)
+    return te.compute(shape, lambda *i: finish(i, real(*i)), name=f"{name}_result")
 
 
-__all__ = ["linear", "matmul", "matrix", "stacked", "tensor_core_element"]
+__all__ = [
+    "CHUNK_ELEMENTS",
+    "centred",
+    "linear",
+    "matmul",
+    "matrix",
+    "stacked",
+    "tensor_core_element",
+    "widened",
+    "zero_word",
+]

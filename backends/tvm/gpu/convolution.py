@@ -17,11 +17,17 @@ from tvm.ir import Expr
 
 from plait.backends.tvm.emit.conv import padded
 from plait.backends.tvm.emit.expressions import number
-from plait.backends.tvm.emit.quant import contraction_finish, operand
+from plait.backends.tvm.emit.quant import contraction_finish
 from plait.backends.tvm.emit.table import Arguments, Emitter, Packing
-from plait.backends.tvm.gpu.contraction import CHUNK_ELEMENTS, tensor_core_element
+from plait.backends.tvm.gpu.contraction import (
+    CHUNK_ELEMENTS,
+    centred,
+    tensor_core_element,
+    widened,
+    zero_word,
+)
 from plait.backends.tvm.gpu.product import Operand, Product, State, narrow, run_length, total, unflatten
-from plait.ir import Constant
+from plait.ir import Constant, QuantType
 from plait.ir.ops.common import pads_of
 
 
@@ -109,7 +115,7 @@ def _windows_operand(windows: Windows, tensor: te.Tensor, element: str, pixels: 
     run = 1
     if windows.channels_last:
         run = run_length(CHUNK_ELEMENTS[element], channels, tirx.IntImm("int64", windows.channels))
-    return Operand(tensor, run, True, anchor, locate)
+    return Operand(tensor, run, True, anchor, locate, zero_word(op.x.type))
 
 
 def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
@@ -133,8 +139,9 @@ def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
     )
     result_shape = [emitter.read_dim(dim) for dim in op.result.type.shape]
     pixels, per_group = result_shape[2:], outputs // op.groups
-    x, w = operand(emitter, op.x), operand(emitter, op.w)
-    source = padded(emitter, args.x, op.x.type, pads, number(0, emitter.dtype(op.x.type)))
+    wide = widened(element)
+    zero = op.x.type.zero_point if isinstance(op.x.type, QuantType) else 0
+    source = padded(emitter, args.x, op.x.type, pads, number(zero, emitter.dtype(op.x.type)))
     axes = [emitter.axis(channels, "c"), *(emitter.axis(size, f"k{i}") for i, size in enumerate(taps))]
     c, tap = axes[0].var, [axis.var for axis in axes[1:]]
 
@@ -168,7 +175,7 @@ def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
             place * step + k * spread
             for place, step, k, spread in zip(i[2:], op.stride, tap, op.dilation, strict=True)
         ]
-        return te.sum(x.centred(source(i[0], channel, *where)) * w.centred(filter_element(i[1])), axis=axes)
+        return te.sum(wide(source(i[0], channel, *where)) * wide(filter_element(i[1])), axis=axes)
 
     sums = te.compute(result_shape, term, name="conv")
 
@@ -193,7 +200,8 @@ def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
         element=element,
     )
     finish = contraction_finish(op, args, emitter, channel=1)
-    return te.compute(result_shape, lambda *i: finish(i, sums(*i)), name="conv_result")
+    real = centred(emitter, op, sums, 1)
+    return te.compute(result_shape, lambda *i: finish(i, real(*i)), name="conv_result")
 
 
 __all__ = ["convolution"]

@@ -24,9 +24,27 @@ __device__ __forceinline__ void plait_copy_async_{size}(void* to, const void* fr
 }}
 """
 _COPY_ELEMENT = """
-__device__ __forceinline__ void plait_copy_element_{size}(void* to, const void* from, bool inside) {{
-  *(({word}*)to) = inside ? *((const {word}*)from) : ({word})0;
+__device__ __forceinline__ void plait_copy_element_{size}(
+    void* to, const void* from, bool inside, unsigned fill) {{
+  *(({word}*)to) = inside ? *((const {word}*)from) : ({word})fill;
 }}
+"""
+_COPY_OR_FILL = """
+__device__ __forceinline__ void plait_copy_or_fill_{size}(
+    void* to, const void* from, bool inside, unsigned fill) {{
+  if (inside) {{
+    unsigned address = (unsigned)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.{cache}.shared.global [%0], [%1], %2;"
+                 :: "r"(address), "l"(from), "n"({size}) : "memory");
+  }} else {{
+    for (int word = 0; word < {size} / 4; ++word) ((unsigned*)to)[word] = fill;
+  }}
+}}
+"""
+_LOAD_WORD = """
+__device__ __forceinline__ void plait_load_word(unsigned* to, const void* from) {
+  *to = *((const unsigned*)from);
+}
 """
 _COMMIT = """
 __device__ __forceinline__ void plait_commit_copies() {
@@ -82,10 +100,17 @@ def copy_async(to: Expr, source: Expr, size: int, inside: Expr) -> None:
     _call(f"plait_copy_async_{size}", text, to, source, inside)
 
 
-def copy_element(to: Expr, source: Expr, size: int, inside: Expr) -> None:
-    """Copy 1 or 2 bytes, which no asynchronous copy can, into shared memory; zero where not `inside`."""
+def copy_or_fill(to: Expr, source: Expr, size: int, inside: Expr, fill: int) -> None:
+    """As `copy_async`, with the 32-bit word `fill` where not `inside`."""
+    text = _COPY_OR_FILL.format(size=size, cache="cg" if size == CHUNK else "ca")
+    _call(f"plait_copy_or_fill_{size}", text, to, source, inside, tirx.const(fill, "uint32"))
+
+
+def copy_element(to: Expr, source: Expr, size: int, inside: Expr, fill: int = 0) -> None:
+    """Copy 1 or 2 bytes, which no asynchronous copy can, into shared memory; `fill` where not `inside`."""
     word = {1: "unsigned char", 2: "unsigned short"}[size]
-    _call(f"plait_copy_element_{size}", _COPY_ELEMENT.format(size=size, word=word), to, source, inside)
+    text = _COPY_ELEMENT.format(size=size, word=word)
+    _call(f"plait_copy_element_{size}", text, to, source, inside, tirx.const(fill, "uint32"))
 
 
 def commit_copies() -> None:
@@ -107,6 +132,11 @@ def load_matrices(registers: Expr, source: Expr, *, transposed: bool = False) ->
     suffix = "_transposed" if transposed else ""
     text = _LOAD_MATRICES.format(suffix=suffix, modifier=".trans" if transposed else "")
     _call(f"plait_load_matrices{suffix}", text, registers, source)
+
+
+def load_word(to: Expr, source: Expr) -> None:
+    """One 32-bit word of shared memory into a register."""
+    _call("plait_load_word", _LOAD_WORD, to, source)
 
 
 def multiply(element: str, sums: Expr, a: Expr, b: Expr) -> None:
@@ -138,7 +168,9 @@ __all__ = [
     "commit_copies",
     "copy_async",
     "copy_element",
+    "copy_or_fill",
     "load_matrices",
+    "load_word",
     "multiply",
     "round_to_tf32",
     "wait_copies",

@@ -35,9 +35,11 @@ def _may(value: Value, target: GpuTarget, inside: set[Op]) -> bool:
     kind = value.type
     if not isinstance(kind, (TensorType, QuantType)) or kind.rank != 4 or not value.users:
         return False
-    if isinstance(kind, QuantType):
-        return False
-    if kind.dtype.name not in ("f16", "bf16") and not (kind.dtype.name == "f32" and target.tf32):
+    if (
+        not isinstance(kind, QuantType)
+        and kind.dtype.name not in ("f16", "bf16")
+        and not (kind.dtype.name == "f32" and target.tf32)
+    ):
         return False
     return all(
         isinstance(user, Op) and user in inside and EMISSIONS[type(user)].kind in _READERS

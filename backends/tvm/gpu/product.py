@@ -24,8 +24,9 @@ class Operand:
         anchor: what the place of an element takes from batch and outer alone; kernels keep
             these integers in registers.
         locate: offset of an element in the tensor from its anchor and depth, and whether there
-            is one (None: always; it is zero where there is none).  Within a run the offset grows
+            is one (None: always).  Within a run the offset grows
             by one a step and the presence does not change.
+        fill: the 32-bit word that stands for absent elements.
     """
 
     tensor: te.Tensor
@@ -33,6 +34,7 @@ class Operand:
     along_depth: bool
     anchor: Callable[[Expr, Expr], State]
     locate: Callable[[State, Expr], tuple[Expr, Expr | None]]
+    fill: int = 0
 
 
 @dataclass(frozen=True)

@@ -153,10 +153,13 @@ class OperandCopies:
                 self._copy(tirx.address_of(to), source, tirx.all(*wanted))
 
     def _copy(self, to: Expr, source: Expr, inside: Expr) -> None:
-        if self.copy_bytes >= 4:
-            instructions.copy_async(to, source, self.copy_bytes, inside)
+        size, fill = self.copy_bytes, self.operand.fill
+        if size < 4:
+            instructions.copy_element(to, source, size, inside, fill)
+        elif fill:
+            instructions.copy_or_fill(to, source, size, inside, fill)
         else:
-            instructions.copy_element(to, source, self.copy_bytes, inside)
+            instructions.copy_async(to, source, size, inside)
 
 
 class LeftFragments:
@@ -171,10 +174,11 @@ class LeftFragments:
         line, chunk = warp_row + tirx.truncmod(lane, 16), tirx.truncdiv(lane, 16)
         self.base = register("left_place", self.shared.place(line, chunk))
 
-    def load(self, registers: Expr, stage: Expr, tile: Expr, step: Expr) -> None:
+    def load(self, registers: Any, stage: Expr, tile: Expr, step: Expr) -> None:
         """Load row tile `tile` at depth step `step`; `stage` is where the stage begins."""
         place = tirx.bitwise_xor(self.base, step * _STEP_BYTES) + tile * (16 * self.shared.line_bytes)
-        instructions.load_matrices(registers, tirx.address_of(self.shared.memory[stage + place]))
+        source = tirx.address_of(self.shared.memory[stage + place])
+        instructions.load_matrices(pointer(registers, tile * 4, 4), source)
 
 
 class RightFragments:
@@ -196,12 +200,37 @@ class RightFragments:
             chunk = tirx.truncdiv(warp_column, 8) + tirx.truncdiv(lane, 16)
         self.base = register("right_place", self.shared.place(line, chunk))
 
-    def load(self, registers: Expr, stage: Expr, tile: Expr, step: Expr) -> None:
+    def load(self, registers: Any, stage: Expr, tile: Expr, step: Expr) -> None:
         """Load the pair of column tiles `tile` at depth step `step`."""
         across, down = (step, tile) if self.along_depth else (tile, step)
         place = tirx.bitwise_xor(self.base, across * (2 * CHUNK)) + down * (16 * self.shared.line_bytes)
         source = tirx.address_of(self.shared.memory[stage + place])
-        instructions.load_matrices(registers, source, transposed=not self.along_depth)
+        instructions.load_matrices(pointer(registers, tile * 4, 4), source, transposed=not self.along_depth)
+
+
+class RightWords:
+    """The same for elements of four bytes along the columns, which `ldmatrix` cannot transpose.
+
+    A lane reads its words one by one: those at depths t and t + 4, with t = lane % 4, of column lane / 4.
+    """
+
+    def __init__(self, copies: OperandCopies, warp_column: Expr, lane: Expr) -> None:
+        self.shared = copies.shared
+        column = warp_column + tirx.truncdiv(lane, 4)
+        chunk, within = tirx.truncdiv(column, 4), tirx.truncmod(column, 4) * 4
+        self.bases = [
+            register("right_place", self.shared.place(tirx.truncmod(lane, 4) + ahead, chunk) + within)
+            for ahead in (0, 4)
+        ]
+
+    def load(self, registers: Any, stage: Expr, tile: Expr, step: Expr) -> None:
+        """Load the pair of column tiles `tile` at depth step `step`."""
+        for side in (0, 1):
+            for half, base in enumerate(self.bases):
+                place = tirx.bitwise_xor(base, (tile * 2 + side) * (2 * CHUNK))
+                place = place + step * (8 * self.shared.line_bytes)
+                source = tirx.address_of(self.shared.memory[stage + place])
+                instructions.load_word(pointer(registers, tile * 4 + (side * 2 + half), 1), source)
 
 
 def tensor_core_function(stage: Stage, product: Product, tile: Tile) -> tirx.PrimFunc:
@@ -279,9 +308,11 @@ def _accumulate(product: Product, tile: Tile, copies: list[OperandCopies], threa
     for number in range(STAGES - 1):
         start(integer(number), integer(number))
     warp_row, warp_column, lane = warp_place(tile, threads.number)
+    transposes = product.right.along_depth or _BYTES[product.element] == 2
+    right_kind = RightFragments if transposes else RightWords
     fragments = (
         LeftFragments(copies[0], warp_row, lane),
-        RightFragments(copies[1], warp_column, lane),
+        right_kind(copies[1], warp_column, lane),
     )
     with T.serial(0, steps) as number:
         instructions.wait_copies(STAGES - 2)
@@ -295,7 +326,7 @@ def _accumulate(product: Product, tile: Tile, copies: list[OperandCopies], threa
                 (fragments[1], right, column_tiles // 2),
             ):
                 with T.unroll(0, count) as i:
-                    fragment.load(pointer(registers, i * 4, 4), stage, i, step)
+                    fragment.load(registers, stage, i, step)
             if product.element == "float32":
                 for registers, count in ((left, row_tiles * 4), (right, column_tiles * 2)):
                     with T.unroll(0, count) as k:
