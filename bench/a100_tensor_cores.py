@@ -221,9 +221,10 @@ def main() -> None:
     rows = []
     for name in options.models:
         rows.append(measure(name, options.batch))
-        console.print(rows[-1])
+        write_results(options.json, "a100_tensor_cores", {"rows": rows})
+        if rows[-1]["missing"]:
+            console.print(f"{name}: not on tensor cores: {', '.join(rows[-1]['missing'])}")
     show(rows)
-    write_results(options.json, "a100_tensor_cores", {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -77,6 +77,24 @@ __device__ __forceinline__ void plait_round_to_tf32(unsigned* word) {
   asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(*word) : "f"(__uint_as_float(*word)));
 }
 """
+_ATOMIC_INCREMENT = """
+__device__ __forceinline__ int64_t plait_atomic_increment(int64_t* at) {
+  return (int64_t)atomicAdd((unsigned long long*)at, 1ULL);
+}
+"""
+_SHUFFLE = """
+__device__ __forceinline__ {word} plait_shuffle_xor_{name}({word} value, int distance) {{
+  return __shfl_xor_sync(0xFFFFFFFFu, value, distance);
+}}
+"""
+_WORDS = {
+    "float16": "half",
+    "bfloat16": "nv_bfloat16",
+    "float32": "float",
+    "float64": "double",
+    "int32": "int",
+    "int64": "long long",
+}
 
 #: By element type: PTX's name of it, the shape of the instruction, and the type of the sums.
 _KINDS = {
@@ -151,6 +169,29 @@ def round_to_tf32(word: Expr) -> None:
     _call("plait_round_to_tf32", _ROUND_TO_TF32, word)
 
 
+def atomic_increment(buffer: Any, place: Expr) -> Expr:
+    """Add one to a 64-bit integer that other threads add to as well; the value before."""
+    address = tirx.tvm_access_ptr("int64", buffer.data, place, 1, 3)
+    found: Expr = cuda_func_call(
+        "plait_atomic_increment", address, source_code=_ATOMIC_INCREMENT, return_type="int64"
+    )
+    return found
+
+
+def shuffle_xor(value: Expr, distance: int) -> Expr:
+    """The value of the lane whose number differs in the bit `distance`; all lanes of the warp take part."""
+    dtype = str(value.ty.dtype)
+    text = _SHUFFLE.format(name=dtype, word=_WORDS[dtype])
+    found: Expr = cuda_func_call(
+        f"plait_shuffle_xor_{dtype}",
+        value,
+        tirx.const(distance, "int32"),
+        source_code=text,
+        return_type=dtype,
+    )
+    return found
+
+
 def barrier() -> None:
     """Wait for all threads of the block."""
     T.evaluate(tirx.call_intrin("void", "tirx.tvm_storage_sync", "shared"))
@@ -163,6 +204,7 @@ def ceil_div(a: Expr, b: int) -> Expr:
 
 __all__ = [
     "CHUNK",
+    "atomic_increment",
     "barrier",
     "ceil_div",
     "commit_copies",
@@ -173,5 +215,6 @@ __all__ = [
     "load_word",
     "multiply",
     "round_to_tf32",
+    "shuffle_xor",
     "wait_copies",
 ]
