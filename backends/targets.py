@@ -75,6 +75,7 @@ class GpuTarget(Target):
         shared_bytes: static shared memory of one block.
         max_shared_bytes: shared memory of one block when the launch asks for it.
         registers: 32-bit registers of one multiprocessor.
+        tf32: whether products of f32 run on tensor cores, which read 10 bits of a mantissa.
     """
 
     kind = "gpu"
@@ -84,6 +85,7 @@ class GpuTarget(Target):
     shared_bytes: int
     max_shared_bytes: int
     registers: int
+    tf32: bool = False
 
 
 _KINDS: dict[str, type[Target]] = {cls.kind: cls for cls in (CpuTarget, GpuTarget)}
@@ -99,7 +101,10 @@ A100 = GpuTarget(
     registers=65536,
 )
 
-TARGETS = ("cpu", "a100")
+#: The same with f32 products on tensor cores: about eight times the throughput, three decimal digits.
+A100_TF32 = replace(A100, name="a100-tf32", tf32=True)
+
+TARGETS = ("cpu", "a100", "a100-tf32")
 
 
 @lru_cache(maxsize=1)
@@ -123,7 +128,7 @@ def resolve_target(target: str | Target, *, threads: int | None = None) -> Targe
     """The target that `target` names.
 
     Args:
-        target: "cpu", "a100", or a target, which is taken as it is.
+        target: "cpu", "a100", "a100-tf32" (f32 products in TF32), or a target, taken as it is.
         threads: for "cpu", how many threads to use instead of all.
 
     Raises:
@@ -133,8 +138,8 @@ def resolve_target(target: str | Target, *, threads: int | None = None) -> Targe
         found = target
     elif target == "cpu":
         found = host_cpu()
-    elif target == "a100":
-        found = A100
+    elif target in (A100.name, A100_TF32.name):
+        found = A100 if target == A100.name else A100_TF32
     else:
         raise CompileError(
             f"no target '{target}'{did_you_mean(str(target), TARGETS)}",

@@ -18,6 +18,7 @@ from plait.backends.targets import Target
 from plait.backends.tvm.control import scan_slices, write_control, write_host_call
 from plait.backends.tvm.emit import EMISSIONS, Kind, Source
 from plait.backends.tvm.frame import Frame, Parameter, ParameterKey, Plan
+from plait.backends.tvm.gpu.layout import channels_last_values
 from plait.backends.tvm.groups import EmitProgress, GroupCode, GroupEmitter, KernelFunction, identifier
 from plait.backends.tvm.layouts import is_view
 from plait.backends.tvm.partition import Group, Partition, partition_region
@@ -62,12 +63,10 @@ def build_module(
 
 
 class _Builder:
-    def __init__(
-        self, graph: Graph, parts: Partition, target: Target, progress: EmitProgress | None
-    ) -> None:
+    def __init__(self, graph: Graph, parts: Partition, target: Target, progress: EmitProgress | None) -> None:
         self.graph = graph
-        self.layouts = parts.layouts
-        self.groups = GroupEmitter(graph, target, parts.layouts, progress)
+        self.layouts = {**parts.layouts, **channels_last_values(parts, target)}
+        self.groups = GroupEmitter(graph, target, self.layouts, progress)
         self.parameters: dict[ParameterKey, Parameter] = {}
         self.builder = relax.BlockBuilder()
 
@@ -137,6 +136,7 @@ class _Builder:
             name = f"{value.name}#{layout}" if layout else value.name
             array = source.packing.apply(value.data) if source.packing is not None else value.data
             shape, dtype = components(value.type)[0]
+            dtype = (source.packing and source.packing.dtype) or dtype
             self.parameters[key] = Parameter(name, array, packed or shape, dtype)
         plan.parameters[key] = self.parameters[key]
 

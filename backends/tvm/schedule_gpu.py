@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.backends.targets import Target
+from plait.backends.targets import GpuTarget
 from plait.backends.tvm.build import KernelFunction
+from plait.backends.tvm.gpu.inline import NotInlined
+from plait.backends.tvm.gpu.rules import RULES
 from plait.backends.tvm.toolchain import compile_error, tvm_target
 from plait.backends.tvm.tvmscript import load_cuda_intrinsics
 
 
-def schedule(kernel: KernelFunction, target: Target) -> tuple[Any, list[str]]:
+def schedule(kernel: KernelFunction, target: GpuTarget) -> tuple[Any, list[str]]:
     """A kernel's function with blocks and threads, and a note for each rule that failed on it.
 
     The rules, in the order they are tried: Matmul (tiles through shared memory), GEMV,
@@ -20,10 +22,18 @@ def schedule(kernel: KernelFunction, target: Target) -> tuple[Any, list[str]]:
     """
     from tvm.s_tir.dlight import gpu
 
+    notes: list[str] = []
+    for rule in RULES:
+        try:
+            written = rule(kernel.stage, target)
+        except NotInlined as obstacle:
+            notes.append(f"{rule.__name__} does not fit: {obstacle}")
+            continue
+        if written is not None:
+            return written, notes
     if any(str(tensor.dtype) in ("float16", "int8") for tensor in kernel.stage.inputs):
         load_cuda_intrinsics()
     place = tvm_target(target)
-    notes: list[str] = []
     failure: Exception | None = None
     with place:
         for rule in (gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback()):

@@ -75,6 +75,11 @@ struct Element_tf32 {
   using Value = float;
   static float get(unsigned word, int) { return bit_cast<float>(word & 0xFFFFE000u); }   // 10 mantissa bits
 };
+// cvt.rna.tf32: to 10 mantissa bits, ties away from zero; NaN and infinity stay.
+inline unsigned round_to_tf32(float value) {
+  const unsigned bits = bit_cast<unsigned>(value);
+  return (bits & 0x7F800000u) == 0x7F800000u ? bits : (bits + 0x1000u) & 0xFFFFE000u;
+}
 struct Element_s8 {
   static constexpr int count = 4;
   using Value = int;

@@ -62,6 +62,10 @@ def _dp4a(match: re.Match[str], outputs: Operands, inputs: Operands) -> str:
     return f"{outputs[0]} = cuda_emulation::dot_product_4<{kinds}>({', '.join(inputs)});"
 
 
+def _round_to_tf32(match: re.Match[str], outputs: Operands, inputs: Operands) -> str:
+    return f"{outputs[0]} = cuda_emulation::round_to_tf32({inputs[0]});"
+
+
 _Rule = tuple[re.Pattern[str], Callable[[re.Match[str], Operands, Operands], str]]
 _RULES: tuple[_Rule, ...] = (
     (
@@ -87,6 +91,7 @@ _RULES: tuple[_Rule, ...] = (
         re.compile(r"cp\.async\.wait_all"),
         lambda match, outputs, inputs: "cuda_emulation::commit_copies(); cuda_emulation::wait_copies(0);",
     ),
+    (re.compile(r"cvt\.rna\.tf32\.f32"), _round_to_tf32),
     (re.compile(r"dp4a\.(?P<a>[su])32\.(?P<b>[su])32"), _dp4a),
 )
 

@@ -27,7 +27,7 @@ _WAITS = re.compile(
 )
 _HALF = re.compile(r"\b(?:__)?half\w*\b|\b(?:__)?nv_bfloat16\w*\b")
 _MATRIX = re.compile(
-    r"\bwmma\b|\bcuda_emulation::(?:load_matrices|multiply_matrices|copy_async|commit_copies|wait_copies)"
+    r"\bwmma\b|\bcuda_emulation::(?:load_matrices|multiply_matrices|copy_async|commit_copies|wait_copies|round_to_tf32)"
 )
 _ALIGNMENT = re.compile(r"\b(?:alignas|__align__)\s*\(([^()]*)\)")
 _VOLATILE_STORE = re.compile(r"\(\(volatile [\w:]+\s*\*\)(?P<name>\w+)\)\[[^;=]*\]\s*=[^=;][^;]*;")

@@ -90,19 +90,17 @@ def matrix_product(
         return left(i[:lead], i[lead:split], zero[0]) * read_right(i[:lead], zero[0], zero, zero[0])
 
     sums = te.compute(shape, stand_in, name=name)
-    emitter.products.append(
-        Product(
-            sums=sums,
-            tile=tile,
-            batch=shape[:lead],
-            rows=shape[lead:split],
-            columns=shape[split],
-            depth=[emitter.dim(depth)],
-            left=lambda b, r, block, d: left(b, r, d[0]),
-            right=read_right,
-            place=lambda b, r, column: (*b, *r, column),
-            stored=stored,
-        )
+    emitter.products[sums.op] = Product(
+        sums=sums,
+        tile=tile,
+        batch=shape[:lead],
+        rows=shape[lead:split],
+        columns=shape[split],
+        depth=[emitter.dim(depth)],
+        left=lambda b, r, block, d: left(b, r, d[0]),
+        right=read_right,
+        place=lambda b, r, column: (*b, *r, column),
+        stored=stored,
     )
     return te.compute(shape, lambda *i: finish(i, sums(*i)), name=f"{name}_result")
 

@@ -14,8 +14,8 @@ from plait.backends.tvm.emit.cpu.product import Product
 from plait.backends.tvm.emit.cpu.reader import Place
 from plait.backends.tvm.emit.cpu.tiles import choose_tile, packing
 from plait.backends.tvm.emit.cpu.writer import element_bits
-from plait.backends.tvm.emit.images import depthwise_window, transformed
 from plait.backends.tvm.emit.expressions import number
+from plait.backends.tvm.emit.images import depthwise_window, transformed
 from plait.backends.tvm.emit.quant import contraction_finish, operand
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir import IntLike, QuantType
@@ -47,6 +47,11 @@ def padded(
 
 @emit(nn.Conv1d, nn.Conv2d, nn.Conv3d, kind=Kind.CONTRACTION)
 def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    from plait.backends.tvm.gpu.convolution import convolution
+
+    on_tensor_cores = convolution(op, args, emitter)
+    if on_tensor_cores is not None:
+        return on_tensor_cores
     x, w = operand(emitter, op.x), operand(emitter, op.w)
     kind = op.x.type
     spatial = op.spatial
@@ -158,19 +163,17 @@ def _tiled(
         return left((), (i[0], *i[2:]), zeros[0], start) * right((), zeros[0], start, zeros[0])
 
     sums = te.compute(shape, stand_in, name="conv")
-    emitter.products.append(
-        Product(
-            sums=sums,
-            tile=tile,
-            batch=[],
-            rows=[shape[0], *shape[2:]],
-            columns=shape[1],
-            depth=emitter.shape(depth),
-            left=left,
-            right=right,
-            place=lambda b, row, column: (row[0], column, *row[1:]),
-            stored=[x] if x.op.name == "pad" else [],
-        )
+    emitter.products[sums.op] = Product(
+        sums=sums,
+        tile=tile,
+        batch=[],
+        rows=[shape[0], *shape[2:]],
+        columns=shape[1],
+        depth=emitter.shape(depth),
+        left=left,
+        right=right,
+        place=lambda b, row, column: (row[0], column, *row[1:]),
+        stored=[x] if x.op.name == "pad" else [],
     )
     return sums
 
@@ -180,7 +183,11 @@ def _channels_last(
 ) -> te.Tensor:
     """`x` [n, c, pixels...] as [n, pixels..., c] with a border around the pixels."""
     sizes = emitter.shape(kind.shape[2:])
-    shape = [kind.shape[0], *(b + d + a for d, (b, a) in zip(kind.shape[2:], pads, strict=True)), kind.shape[1]]
+    shape = [
+        kind.shape[0],
+        *(b + d + a for d, (b, a) in zip(kind.shape[2:], pads, strict=True)),
+        kind.shape[1],
+    ]
 
     def at(*i: Expr) -> Expr:
         where, inside = [], []

@@ -46,17 +46,15 @@ def transformed(
         lambda b, o, y, x: args.x(b, _ZERO, y, x) * weight(_ZERO, _ZERO, _ZERO, _ZERO),
         name="conv",
     )
-    emitter.products.append(
-        Winograd(
-            sums=sums,
-            transforms=transforms,
-            tile=tile,
-            size=(int(op.x.type.shape[2]), int(op.x.type.shape[3])),
-            channels=(channels_in, channels_out),
-            pad=(pads[0][0], pads[1][0]),
-            read=lambda b, c, y, x: args.x(b, c, y, x),
-            weight=lambda place, block, c, lane: weight(place, block, c, lane),
-        )
+    emitter.products[sums.op] = Winograd(
+        sums=sums,
+        transforms=transforms,
+        tile=tile,
+        size=(int(op.x.type.shape[2]), int(op.x.type.shape[3])),
+        channels=(channels_in, channels_out),
+        pad=(pads[0][0], pads[1][0]),
+        read=lambda b, c, y, x: args.x(b, c, y, x),
+        weight=lambda place, block, c, lane: weight(place, block, c, lane),
     )
     return sums
 
@@ -114,19 +112,17 @@ def window(
         return found if beside is None else found * beside
 
     sums = te.compute(emitter.shape(op.result.type.shape), stand_in, name="window")
-    emitter.products.append(
-        Window(
-            sums=sums,
-            width=emitter.target.lanes,
-            size=(height, width),
-            kernel=kernel,
-            stride=tuple(op.stride),
-            dilation=tuple(getattr(op, "dilation", (1, 1))),
-            pad=(pads[0][0], pads[1][0]),
-            start=start,
-            read=lambda n, c, y, x_: x(n, c, y, x_),
-            combine=combine,
-        )
+    emitter.products[sums.op] = Window(
+        sums=sums,
+        width=emitter.target.lanes,
+        size=(height, width),
+        kernel=kernel,
+        stride=tuple(op.stride),
+        dilation=tuple(getattr(op, "dilation", (1, 1))),
+        pad=(pads[0][0], pads[1][0]),
+        start=start,
+        read=lambda n, c, y, x_: x(n, c, y, x_),
+        combine=combine,
     )
     return sums
 

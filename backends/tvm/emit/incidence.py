@@ -15,6 +15,7 @@ from tvm.ir import Expr
 
 from plait.backends.tvm.emit.loops import View, item_loops, serial, whole
 from plait.backends.tvm.emit.table import Emitter
+from plait.backends.tvm.gpu.segments import edges_by_node, starts_by_node
 from plait.ir import GraphType, Value
 
 
@@ -84,6 +85,8 @@ def edge_starts(emitter: Emitter, graph: Value, tensors: Any, side: str) -> te.T
         return rows
     listing = _listing(graph, tensors, side)
     nodes, edges = emitter.dim(kind.ends(side)), emitter.dim(kind.edges)
+    if not emitter.is_cpu:
+        return starts_by_node(emitter, listing.tensors, listing.end, nodes, edges)
 
     def body(item: Expr, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         starts = View(outputs[0], ())
@@ -120,6 +123,9 @@ def incidence(emitter: Emitter, graph: Value, tensors: Any, side: str) -> Incide
         return Incidence(starts, tensors[2])
     listing = _listing(graph, tensors, side)
     nodes, edges = emitter.dim(kind.ends(side)), emitter.dim(kind.edges)
+    if not emitter.is_cpu:
+        numbers = edges_by_node(emitter, starts, listing.tensors, listing.end, listing.number, nodes, edges)
+        return Incidence(starts, numbers)
 
     def body(item: Expr, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         first, *listed = inputs

@@ -17,6 +17,7 @@ from plait.backends.tvm.emit.index import wrapped
 from plait.backends.tvm.emit.norm import softmax
 from plait.backends.tvm.emit.quant import Dequantised, contraction_finish, operand
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
+from plait.backends.tvm.gpu import attention, contraction
 from plait.ir import Value
 from plait.ir.ops import linalg, nn, spike
 
@@ -39,6 +40,9 @@ def _packed_weight(
 
 @emit(nn.Linear, kind=Kind.CONTRACTION)
 def _linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    on_tensor_cores = contraction.linear(op, args, emitter)
+    if on_tensor_cores is not None:
+        return on_tensor_cores
     outputs, depth = op.w.type.shape
     x, w = operand(emitter, op.x), operand(emitter, op.w)
     return matrix_product(
@@ -65,6 +69,9 @@ def _packed_or_none(
 
 @emit(linalg.Matmul, kind=Kind.CONTRACTION)
 def _matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    on_tensor_cores = contraction.matmul(op, args, emitter)
+    if on_tensor_cores is not None:
+        return on_tensor_cores
     left, right, result = op.left.type, op.right.type, op.result.type
     a, b = operand(emitter, op.left), operand(emitter, op.right)
     finish = contraction_finish(op, args, emitter, channel=None)
@@ -112,6 +119,9 @@ def matrix_element(
 @emit(nn.Attention, kind=Kind.ALONE)
 def _attention(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     """Three kernels: scores with scale and mask, softmax, and the weighted sum of values."""
+    on_tensor_cores = attention.attention(op, args, emitter)
+    if on_tensor_cores is not None:
+        return on_tensor_cores
     q, k, v = op.q.type, op.k.type, op.v.type
     dtype = emitter.dtype(q)
     scale = op.scale if op.scale is not None else 1.0 / math.sqrt(int(q.shape[-1]))

@@ -19,6 +19,7 @@ from plait.backends.tvm.emit.incidence import Incidence, edge_ends, edge_starts,
 from plait.backends.tvm.emit.index import combined
 from plait.backends.tvm.emit.loops import View, item_loops, local, part, product, serial, when, whole
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
+from plait.backends.tvm.gpu.segments import WARP_TYPES, reduce_rows
 from plait.ir import GraphType
 from plait.ir.ops import message
 
@@ -91,9 +92,11 @@ def _reduced(
 ) -> te.Tensor:
     """Rows of the edges at each node reduced to `kind`, [N, ...]; a node without edges gets zero.
 
-    A thread of a GPU takes one feature of a node, a task of a CPU all of them.
+    A warp of a GPU takes a node, a task of a CPU as well.
     """
     dtype, shape = emitter.dtype(kind), emitter.shape(kind.shape)
+    if not emitter.is_cpu and dtype in WARP_TYPES:
+        return reduce_rows(emitter, edges.tensors, tensors, row, shape, dtype, reduce)
     axes = shape[1:] if emitter.is_cpu else []
 
     def body(item: Expr, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:

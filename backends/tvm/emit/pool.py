@@ -38,9 +38,7 @@ def _max_pool(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     dtype = emitter.dtype(kind)
     pads = _covering(op, pads_of(op, op.pad, 2), op.dilation)
     lowest = tirx.min_value(dtype)
-    found = window(
-        op, emitter, args.x, pads, lowest, lambda best, x, c, k: te.max(best, x), tuple(op.kernel)
-    )
+    found = window(op, emitter, args.x, pads, lowest, lambda best, x, c, k: te.max(best, x), tuple(op.kernel))
     if found is not None:
         return found
     source = padded(emitter, args.x, kind, pads, lowest)

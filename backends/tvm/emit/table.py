@@ -34,6 +34,9 @@ class Kind(enum.Enum):
     HOST = "a function of the host that finds the size of its result: no kernel"
 
 
+#: Attribute of a result whose axes are [n, pixels..., c] and stand for [n, c, pixels...].
+CHANNELS_LAST = "plait.channels_last"
+
 EmitFunction = Callable[[Any, "Arguments", "Emitter"], Any]
 E = TypeVar("E", bound=EmitFunction)
 
@@ -66,11 +69,13 @@ def emit(*classes: type[Op], kind: Kind) -> Callable[[E], E]:
 class Packing:
     """A constant laid out anew before it is uploaded.
 
-    `key` names the layout, so that two readers that want the same one share it.
+    `key` names the layout, so that two readers that want the same one share it; `dtype` is
+    the element type where it is not the constant's own.
     """
 
     key: str
     apply: Callable[[np.ndarray], np.ndarray]
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,17 @@ class Source:
 
 @dataclass
 class Stage:
-    """One kernel of a group: outputs as tensor expressions over placeholders."""
+    """One kernel of a group: outputs as tensor expressions over placeholders.
+
+    `products` are the matrix products among them that tensor cores can compute.
+    """
 
     suffix: str
     inputs: list[te.Tensor]
     sources: list[Source]
     outputs: list[te.Tensor]
     scalars: list[tirx.Var]
+    products: list[Any] = field(default_factory=list)
 
 
 class Loops(Protocol):
@@ -129,7 +138,8 @@ class Emitter:
         target: what the kernels are for.
         constants: constants of the graph by name, for the scales of quantised types.
         layouts: which axis of a value each axis in memory is, where that is not the logical order.
-        products: sums that kernels of the CPU compute by loops of their own.
+        products: sums that kernels compute by loops of their own (on a CPU) or that tensor cores can
+            compute (on a GPU), by the operation that stands for them.
     """
 
     target: Target
@@ -137,7 +147,7 @@ class Emitter:
     layouts: Mapping[Value, tuple[int, ...]] = field(default_factory=dict)
     variables: dict[str, tirx.Var] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
-    products: list[Loops] = field(default_factory=list)
+    products: dict[Any, Any] = field(default_factory=dict)
     _read_dims: set[str] = field(default_factory=set)
     _sources: dict[Any, Source] = field(default_factory=dict)
     _orders: dict[Any, tuple[tuple[int, ...], te.Tensor]] = field(default_factory=dict)
@@ -171,17 +181,21 @@ class Emitter:
     # -- inputs --------------------------------------------------------------------
     def placeholders(self, value: Value) -> Any:
         """The tensors of a value from outside the group: one, or a tuple for a graph."""
-        layout = self.layouts.get(value)
-        if layout is not None:
-            ((shape, dtype),) = components(value.type)
-            stored = self._placeholder(
-                Source(value), self.shape([shape[axis] for axis in layout]), dtype, value.name
-            )
+        if (layout := self.layouts.get(value)) is not None:
+            stored, _ = self.stored(value)
             return self._ordered(stored, tuple(layout.index(axis) for axis in range(len(layout))))
         found = []
         for index, (shape, dtype) in enumerate(components(value.type)):
             found.append(self._placeholder(Source(value, index), self.shape(shape), dtype, value.name))
         return found[0] if len(found) == 1 else tuple(found)
+
+    def stored(self, value: Value) -> tuple[te.Tensor, bool]:
+        """The array of a tensor from outside the group as it lies in memory; whether channels are last."""
+        ((shape, dtype),) = components(value.type)
+        layout = self.layouts.get(value)
+        if layout is not None:
+            shape = tuple(shape[axis] for axis in layout)
+        return self._placeholder(Source(value), self.shape(shape), dtype, value.name), layout is not None
 
     def packs(self, value: Value) -> bool:
         """Whether a weight can be laid out anew at compile time: a constant, read by this kernel only so."""
@@ -190,7 +204,8 @@ class Emitter:
     def packed(self, value: Value, shape: Sequence[int], packing: Packing) -> te.Tensor:
         """A constant in another layout of `shape`."""
         exprs = self.shape(shape)
-        return self._placeholder(Source(value, 0, packing), exprs, self.dtype(value.type), value.name)
+        dtype = packing.dtype or self.dtype(value.type)
+        return self._placeholder(Source(value, 0, packing), exprs, dtype, value.name)
 
     def parameter(self, number: float | int | str) -> float | int | te.Tensor:
         """A scale or zero point of a quantised type: a number, or the constant it refers to."""
@@ -218,9 +233,11 @@ class Emitter:
     def _ordered(self, tensor: te.Tensor, order: tuple[int, ...]) -> te.Tensor:
         """A map whose axis j is axis order[j] of a tensor."""
         if tensor.op not in self._orders or self._orders[tensor.op][0] != order:
-            shape = [tensor.shape[axis] for axis in order]
             found = te.compute(
-                shape, lambda *i: tensor(*(i[order.index(axis)] for axis in range(len(i)))), name="view"
+                [tensor.shape[axis] for axis in order],
+                lambda *i: tensor(*(i[order.index(axis)] for axis in range(len(i)))),
+                name="view",
+                attrs={CHANNELS_LAST: True} if order == (0, *range(2, len(order)), 1) else None,
             )
             self._orders[tensor.op] = (order, found)
         return self._orders[tensor.op][1]
@@ -240,7 +257,9 @@ class Emitter:
 
     def finish(self, suffix: str, outputs: Sequence[te.Tensor]) -> None:
         """Close one kernel that computes `outputs`."""
-        inputs = _placeholders_below(outputs)
+        below = _operations_below(outputs)
+        inputs = [tensor for tensor in below if isinstance(tensor.op, te.PlaceholderOp)]
+        products = [self.products[tensor.op] for tensor in below if tensor.op in self.products]
         bound = {dim.name for tensor in inputs for dim in tensor.shape if isinstance(dim, tirx.Var)}
         used: set[str] = set()
         for tensor in (*inputs, *outputs):
@@ -250,17 +269,17 @@ class Emitter:
         used.update(self._read_dims)
         scalars = [self.variables[name] for name in sorted(used - bound)]
         sources = [self._sources[tensor.op] for tensor in inputs]
-        self.stages.append(Stage(suffix, inputs, sources, self._written(inputs, outputs), scalars))
+        if self.is_cpu and products:
+            outputs = self._written(products, inputs, outputs)
+        self.stages.append(Stage(suffix, inputs, sources, list(outputs), scalars, products))
 
-    def _written(self, inputs: list[te.Tensor], outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
-        """The outputs as loops where one of them is a map over a product; else as they are."""
+    def _written(
+        self, products: list[Loops], inputs: list[te.Tensor], outputs: Sequence[te.Tensor]
+    ) -> list[te.Tensor]:
+        """An output that is a map over a product, as loops."""
         from plait.backends.tvm.emit.cpu.writer import loops_kernel
 
-        below = _computed_below(outputs)
-        found = [loops for loops in self.products if loops.sums.op in below]
-        if not found:
-            return list(outputs)
-        (loops,), (result,) = found, outputs
+        (loops,), (result,) = products, outputs
         axes = self._axes(result, loops.sums)
         return [
             loops_kernel(
@@ -274,11 +293,10 @@ class Emitter:
 
     def _axes(self, result: te.Tensor, sums: te.Tensor) -> tuple[int, ...]:
         """For each axis of a result the axis of the sums that it runs along."""
-        logical = tuple(range(len(sums.shape)))
         for order, found in self._orders.values():
             if found.same_as(result):
                 return order
-        return logical
+        return tuple(range(len(sums.shape)))
 
     def read_dim(self, dim: IntLike) -> Expr:
         """A dim whose value the kernel computes with, rather than only looping over it."""
@@ -288,18 +306,8 @@ class Emitter:
         return expression
 
 
-def _placeholders_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
-    """Placeholders that tensors depend on, each once, in the order a depth-first walk meets them."""
-    return [t for t in _tensors_below(outputs) if isinstance(t.op, te.PlaceholderOp)]
-
-
-def _computed_below(outputs: Sequence[te.Tensor]) -> set[Any]:
-    """Operations that tensors depend on."""
-    return {tensor.op for tensor in _tensors_below(outputs)}
-
-
-def _tensors_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
-    """Tensors that some depend on, themselves too, each operation once, in depth-first order."""
+def _operations_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    """Tensors that some depend on, those included, each once, in the order a depth-first walk meets them."""
     found: list[te.Tensor] = []
     seen: set[Any] = set()
     stack = list(reversed(outputs))
@@ -320,6 +328,7 @@ def identifier(name: str) -> str:
 
 
 __all__ = [
+    "CHANNELS_LAST",
     "EMISSIONS",
     "Arguments",
     "Emission",

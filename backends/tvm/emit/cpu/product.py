@@ -157,7 +157,9 @@ class Product:
                     where = self.place(batch, row, start + lane)
                     return [where[axis] for axis in axes]
 
-                def value(lane: Expr, place: Any = place, sums: Any = sums[r], first: int = v * tile.width) -> Expr:
+                def value(
+                    lane: Expr, place: Any = place, sums: Any = sums[r], first: int = v * tile.width
+                ) -> Expr:
                     read.bind_function(self.sums, lambda _: sums[first + lane])
                     return read.computed(result, place(lane))
 

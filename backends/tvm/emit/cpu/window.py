@@ -62,9 +62,10 @@ class Window:
         tiles = tirx.floordiv(width + (pixels - 1), whole(pixels))
         with parallel(product([n, height])) as index:
             image, y = places(index, [n, height])
-            with T.serial(whole(0), tiles) as tile, T.serial(
-                whole(0), whole(int(channels) // (vectors * self.width))
-            ) as block:
+            with (
+                T.serial(whole(0), tiles) as tile,
+                T.serial(whole(0), whole(int(channels) // (vectors * self.width))) as block,
+            ):
                 row = _Tile(
                     n=image,
                     y=y,

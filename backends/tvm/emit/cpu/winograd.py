@@ -192,7 +192,9 @@ class Winograd:
                         T.buffer_store(column, value, [i * width + lane])
                 for i in range(side):
                     with vector(width) as lane:
-                        value = _combined(self.transforms.inputs[i], lambda k, lane=lane: column[k * width + lane])
+                        value = _combined(
+                            self.transforms.inputs[i], lambda k, lane=lane: column[k * width + lane]
+                        )
                         T.buffer_store(half[i], value, [j * width + lane])
             for i in range(side):
                 for j in range(side):

@@ -1,0 +1,1 @@
+"""Kernels for NVIDIA GPUs that plait writes thread by thread."""
