@@ -22,10 +22,10 @@ def _covering(op: Any, pads: Sequence[tuple[int, int]], dilation: Sequence[int])
     sizes = zip(
         op.x.type.shape[2:], op.result.type.shape[2:], op.kernel, op.stride, dilation, pads, strict=True
     )
-    for size, count, window, stride, d, (before, after) in sizes:
+    for size, count, extent, stride, d, (before, after) in sizes:
         if op.ceil:
             if isinstance(size, int) and isinstance(count, int):
-                after = max(after, (count - 1) * stride + d * (window - 1) + 1 - size - before)
+                after = max(after, (count - 1) * stride + d * (extent - 1) + 1 - size - before)
             else:
                 after += stride - 1
         found.append((before, after))

@@ -8,7 +8,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.tvm.emit import minifloat
-from plait.backends.tvm.emit.expressions import element, number
+from plait.backends.tvm.emit.expressions import element, number, size_of
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir.ops import core
 
@@ -153,7 +153,13 @@ def _roll(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     def at(*i: Expr) -> Expr:
         places = list(i)
         for axis, shift in shifts.items():
-            places[axis] = tirx.floormod(i[axis] - shift, sizes[axis])
+            size = size_of(sizes[axis])
+            if size is None:
+                places[axis] = tirx.floormod(i[axis] - shift, sizes[axis])
+            else:
+                # Not by a remainder: TVM's simplifier gets that wrong when all axes are one loop.
+                place = i[axis] - shift % size
+                places[axis] = tirx.Select(place < 0, place + size, place)
         return args.x(*places)
 
     return te.compute(emitter.shape(kind.shape), at, name="roll")

@@ -161,7 +161,7 @@ class Product:
                     lane: Expr, place: Any = place, sums: Any = sums[r], first: int = v * tile.width
                 ) -> Expr:
                     read.bind_function(self.sums, lambda _: sums[first + lane])
-                    return read.computed(result, place(lane))
+                    return read.element(result, place(lane))
 
                 store_vectors(buffer, place, value, start, tile.width, limit)
 

@@ -132,7 +132,7 @@ class Window:
             where = (row.n, row.first + v * self.width + lane, row.y, x)
             place = [where[axis] for axis in axes]
             read.bind_function(self.sums, lambda _: found[v * self.width + lane])
-            T.buffer_store(buffer, read.computed(result, place), place)
+            T.buffer_store(buffer, read.element(result, place), place)
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,8 @@ class Winograd:
                 for i in range(side):
                     with vector(width) as lane:
                         value = _combined(
-                            self.transforms.inputs[i], lambda k, lane=lane: column[k * width + lane]
+                            self.transforms.inputs[i],
+                            lambda k, column=column, lane=lane: column[k * width + lane],
                         )
                         T.buffer_store(half[i], value, [j * width + lane])
             for i in range(side):
@@ -263,7 +264,7 @@ class Winograd:
 
                     def finished(lane: Expr, place: Any = place, done: Any = done) -> Expr:
                         read.bind_function(self.sums, lambda _: done[lane])
-                        return read.computed(result, place(lane))
+                        return read.element(result, place(lane))
 
                     with when(tirx.And(y < height, x < columns)):
                         store_vectors(buffer, place, finished, block * width, width, channels)
