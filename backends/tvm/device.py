@@ -28,13 +28,13 @@ def require_device(target: GpuTarget) -> CudaDevice:
     Raises:
         InputError: naming what is missing: driver, device, compute capability, or a library.
     """
+    device = find_device()
     if was_emulated():
         raise InputError(
             "this process has emulated a CUDA device",
             why="TVM takes the memory of the host for that of the device from then on",
             remedy="run the executable in a process that does not emulate",
         )
-    device = find_device()
     if device.capability < _capability(target):
         raise InputError(
             f"{device.name} cannot run code for {target.name}",
