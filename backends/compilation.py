@@ -116,13 +116,11 @@ def _from_worker(
     timeout_s: float | None,
     bundle_dir: str | Path | None,
 ) -> Executable:
-    folder = None
-    if store is not None and key is not None:
-        with suppress(InputError):
-            folder = store.create()
-    handle, name = tempfile.mkstemp(prefix=".compile.", suffix=".tmp", dir=folder)
-    os.close(handle)
-    output = Path(name)
+    kept = store.path(key) if store is not None and key is not None else None
+    try:
+        output = _temporary(store.create() if store is not None and kept is not None else None)
+    except (InputError, OSError):  # a cache that cannot be written only costs time
+        kept, output = None, _temporary(None)
     try:
         seconds = compile_in_worker(
             graph,
@@ -133,13 +131,20 @@ def _from_worker(
             bundle_dir=None if bundle_dir is None else Path(bundle_dir),
         )
         executable = artifact.map_executable(output, graph)
-        if folder is not None and store is not None and key is not None:
-            os.replace(output, store.path(key))
-            store.trim(keep=key)
+        if kept is not None and store is not None:
+            os.replace(output, kept)
+            store.trim(keep=kept.name)
     finally:
         output.unlink(missing_ok=True)
     executable.seconds = seconds
     return executable
+
+
+def _temporary(folder: Path | None) -> Path:
+    """A new empty file in a folder, or where the system keeps such files."""
+    handle, name = tempfile.mkstemp(prefix=".compile.", suffix=".tmp", dir=folder)
+    os.close(handle)
+    return Path(name)
 
 
 def _cached(store: Cache, key: str) -> Executable | None:

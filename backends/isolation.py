@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,9 @@ def can_isolate(graph: Graph) -> bool:
         find_compiler()
     except CompileError:
         return False
-    return bool(sys.executable) and "__main__" not in extension_modules(graph)
+    packages = {name.partition(".")[0] for name in extension_modules(graph)}
+    found = all(name != "__main__" and PathFinder.find_spec(name) is not None for name in packages)
+    return bool(sys.executable) and found
 
 
 def extension_modules(graph: Graph) -> list[str]:

@@ -73,8 +73,11 @@ class Worker:
 
     def start(self) -> None:
         """Start the child, if it is not there, without waiting until it is ready."""
-        with self._lock:
-            self._ensure()
+        if self._lock.acquire(blocking=False):  # else it is at work already
+            try:
+                self._ensure()
+            finally:
+                self._lock.release()
 
     def run(
         self,
