@@ -45,6 +45,8 @@ class Mutant:
         text: the whole CUDA text with it.
         witness: the text that runs the original and stops where the mutated expression differs; None
             where the mistake is no expression.
+        other_padding: the original with other values in the branch that a removed or loosened predicate
+            skips; None where there is no such branch of constants.
     """
 
     kernel: str
@@ -54,6 +56,7 @@ class Mutant:
     after: str
     text: str
     witness: str | None
+    other_padding: str | None = None
 
 
 Operator = Callable[[SourceText, KernelText], Iterator[Edit]]
@@ -258,6 +261,27 @@ def mutants(text: str, *, each: int, seed: int) -> list[Mutant]:
     return found
 
 
+#: What stands in `other_padding` in place of zero.
+NOT_A_NUMBER = "__int_as_float(0x7fc00000)"
+_ZERO = re.compile(r"\b0x0p\+0f(?:/\*[^*]*\*/)?|(?<=\))0\b|\b0\.0+f?\b")
+_OTHER_INTEGER = "77"
+
+
+def _other_padding(source: SourceText, kernel: KernelText, edit: Edit) -> str | None:
+    """The text with other constants in the `else` of the `if` whose condition is edited."""
+    masked = source.masked
+    then = re.compile(r"\s*\) \{").match(masked, closing(masked, masked.rfind("if (", 0, edit.end) + 3) - 1)
+    if then is None:
+        return None
+    otherwise = re.compile(r"\s*else \{").match(masked, closing(masked, then.end() - 1))
+    if otherwise is None:
+        return None
+    end = closing(masked, otherwise.end() - 1)
+    block = source.text[otherwise.end() : end - 1]
+    other = _ZERO.sub(lambda m: NOT_A_NUMBER if "f" in m[0] else _OTHER_INTEGER, block)
+    return source.text[: otherwise.end()] + other + source.text[end - 1 :] if other != block else None
+
+
 def _mutant(source: SourceText, kernel: KernelText, operator: str, edit: Edit) -> Mutant:
     before = source.text[edit.start : edit.end]
     witness = None
@@ -273,7 +297,8 @@ def _mutant(source: SourceText, kernel: KernelText, operator: str, edit: Edit) -
         after=edit.after,
         text=source.text[: edit.start] + edit.after + source.text[edit.end :],
         witness=witness,
+        other_padding=_other_padding(source, kernel, edit) if operator.endswith("_predicate") else None,
     )
 
 
-__all__ = ["OPERATORS", "WITNESS", "Mutant", "mutants"]
+__all__ = ["NOT_A_NUMBER", "OPERATORS", "WITNESS", "Mutant", "mutants"]

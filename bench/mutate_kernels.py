@@ -8,7 +8,8 @@ caught when a detector has a finding, the execution fails, or a result differs f
 A mutant that survives is shown to be equivalent where that can be decided by execution: an expression,
 where the original and the mutated one have the same value in every execution (the witness); a
 barrier, where no race is found in any order although addresses do not depend on data; an
-initialisation, where neither NaN nor an infinity of either sign reaches a result.
+initialisation, where neither NaN nor an infinity of either sign reaches a result; a predicate in front
+of padding, where neither zero nor NaN as the padding reaches a result and every load stays in bounds.
 
 Run: python bench/mutate_kernels.py [MODEL ...] [--each N] [--seed N] [--json PATH].
 """
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 from common import write_results
 from isolated import run_isolated
-from mutants import Mutant, mutants
+from mutants import NOT_A_NUMBER, Mutant, mutants
 from proof_models import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -105,15 +106,16 @@ def judge(subject: Subject, mutant: Mutant) -> tuple[str, str]:
 
 def argue(subject: Subject, mutant: Mutant) -> str:
     """Why a survivor is equivalent to its original; empty when that is not shown."""
-    if mutant.witness is not None:
-        try:
-            module = EmulatedModule(mutant.witness, check=True)
-            for order in ORDERS:
-                module.lane_order = order
-                subject.launch.repeat(module)
-        except CompileError:  # the values differ, or the witness cannot be compiled
-            return ""
+    if mutant.witness is not None and _runs_alike(subject, mutant.witness):
         return "the mutated expression has the value of the original one in every execution of it"
+    if mutant.other_padding is not None and _runs_alike(subject, mutant.other_padding):
+        return "what the predicate guards is padding: other values there, NaN among them, reach no result"
+    if mutant.other_padding is not None:
+        finite = mutant.other_padding.replace(NOT_A_NUMBER, "3.0f")
+        if _runs_alike(subject, finite):
+            return (
+                "what the predicate guards is padding that meets zeros: finite values there reach no result"
+            )
     if mutant.operator == "remove_barrier" and not _addresses_depend_on_data(subject):
         return (
             "no two threads that the barrier separated touch the same bytes, one of them writing: addresses"
@@ -122,6 +124,20 @@ def argue(subject: Subject, mutant: Mutant) -> str:
     if mutant.operator == "remove_initialisation":
         return "three different initial values, such as NaN and both infinities, leave every result as it is"
     return ""
+
+
+def _runs_alike(subject: Subject, text: str) -> bool:
+    """Whether another text of the kernel runs without a finding to the same results, in every order."""
+    try:
+        module = EmulatedModule(text, check=True)
+        wanted = subject.launch.expected(module)
+        for order in ORDERS:
+            module.lane_order = order
+            if differs(subject.launch.repeat(module), wanted):
+                return False
+    except CompileError:  # a finding, the trap of a witness, or a text that cannot be compiled
+        return False
+    return True
 
 
 def _addresses_depend_on_data(subject: Subject) -> bool:
