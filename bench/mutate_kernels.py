@@ -17,6 +17,7 @@ Run: python bench/mutate_kernels.py [MODEL ...] [--each N] [--seed N] [--json PA
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import time
 from collections import Counter
@@ -150,6 +151,13 @@ def work(job: tuple[Subject, Mutant]) -> dict[str, Any]:
     """The row of one mutant."""
     subject, mutant = job
     verdict, detail = judge(subject, mutant)
+    row = _row(subject, mutant, verdict, detail)
+    if verdict == "survived":
+        row["equivalent"] = argue(subject, mutant)
+    return row
+
+
+def _row(subject: Subject, mutant: Mutant, verdict: str, detail: str) -> dict[str, Any]:
     return {
         "model": subject.model,
         "kernel": mutant.kernel,
@@ -159,7 +167,7 @@ def work(job: tuple[Subject, Mutant]) -> dict[str, Any]:
         "after": mutant.after[:160],
         "verdict": verdict,
         "detail": detail[:300],
-        "equivalent": argue(subject, mutant) if verdict == "survived" else "",
+        "equivalent": "",
     }
 
 
@@ -167,28 +175,45 @@ def run(
     names: Iterable[str], *, each: int, seed: int, workers: int = 2, limit: int | None = None
 ) -> list[dict[str, Any]]:
     """Mutants of the kernels of models, judged; a hang or crash of the process counts as caught."""
+    jobs = _jobs(names, each, seed)
+    console.print(f"{len(jobs)} mutants")
+    if limit is not None and len(jobs) > limit:
+        jobs = jobs[:: -(-len(jobs) // limit)]
+    return _judged(jobs, workers)
+
+
+def examine_survivors(
+    rows: list[dict[str, Any]], *, each: int, seed: int, workers: int = 2
+) -> list[dict[str, Any]]:
+    """Rows of an earlier run with its unexplained survivors judged once more."""
+
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["kernel"], row["operator"], row["line"], row["before"], row["after"]
+
+    open_ones = [row for row in rows if row["verdict"] == "survived" and not row["equivalent"]]
+    wanted = {place(row) for row in open_ones}
     jobs = [
+        (subject, mutant)
+        for subject, mutant in _jobs(dict.fromkeys(row["model"] for row in open_ones), each, seed)
+        if place(_row(subject, mutant, "", "")) in wanted
+    ]
+    judged = {place(row): row for row in _judged(jobs, workers)}
+    return [judged.get(place(row), row) for row in rows]
+
+
+def _jobs(names: Iterable[str], each: int, seed: int) -> list[tuple[Subject, Mutant]]:
+    return [
         (subject, mutant)
         for subject in subjects(names)
         for mutant in mutants(subject.text, each=each, seed=seed)
     ]
-    console.print(f"{len(jobs)} mutants")
-    if limit is not None and len(jobs) > limit:
-        jobs = jobs[:: -(-len(jobs) // limit)]
+
+
+def _judged(jobs: list[tuple[Subject, Mutant]], workers: int) -> list[dict[str, Any]]:
     rows = []
     for (subject, mutant), row in run_isolated(jobs, work, workers=workers, seconds=SECONDS):
         if isinstance(row, Exception):
-            row = {
-                "model": subject.model,
-                "kernel": mutant.kernel,
-                "operator": mutant.operator,
-                "line": mutant.line,
-                "before": mutant.before[:160],
-                "after": mutant.after[:160],
-                "verdict": "hang or crash",
-                "detail": str(row)[:300],
-                "equivalent": "",
-            }
+            row = _row(subject, mutant, "hang or crash", str(row))
         rows.append(row)
         done = f"{len(rows)}/{len(jobs)} {row['kernel']} line {row['line']} {row['operator']}"
         console.print(f"{done}: {row['verdict']} {row['equivalent'][:40]}", markup=False)
@@ -240,19 +265,28 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=1, help="mutants of an operator in a kernel")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="at most about this many, spread evenly")
+    parser.add_argument("--again", action="store_true", help="judge unexplained survivors of --json again")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
         "--json", type=Path, default=Path(__file__).parent / "results" / "mutate_kernels.json", metavar="PATH"
     )
     options = parser.parse_args()
     started = time.perf_counter()
-    rows = run(
-        options.models or MODELS,
-        each=options.each,
-        seed=options.seed,
-        workers=options.workers,
-        limit=options.limit,
-    )
+    if options.again:
+        rows = examine_survivors(
+            json.loads(options.json.read_text())["rows"],
+            each=options.each,
+            seed=options.seed,
+            workers=options.workers,
+        )
+    else:
+        rows = run(
+            options.models or MODELS,
+            each=options.each,
+            seed=options.seed,
+            workers=options.workers,
+            limit=options.limit,
+        )
     show(rows)
     totals = summary(rows)
     console.print(totals)
