@@ -47,6 +47,8 @@ class Mutant:
             where the mistake is no expression.
         other_padding: the original with other values in the branch that a removed or loosened predicate
             skips; None where there is no such branch of constants.
+        other_value: the original with another value in place of what a mutated index loads; None where
+            the index is not that of a load of a single element.
     """
 
     kernel: str
@@ -57,6 +59,7 @@ class Mutant:
     text: str
     witness: str | None
     other_padding: str | None = None
+    other_value: str | None = None
 
 
 Operator = Callable[[SourceText, KernelText], Iterator[Edit]]
@@ -267,6 +270,24 @@ _ZERO = re.compile(r"\b0x0p\+0f(?:/\*[^*]*\*/)?|(?<=\))0\b|\b0\.0+f?\b")
 _OTHER_INTEGER = "77"
 
 
+#: Another value than that of an element: NaN for a real number.
+OTHER_VALUE = f"""
+static __device__ float plait_other(float x) {{ return {NOT_A_NUMBER}; }}
+template <class T> static __device__ T plait_other(T x) {{ return x == T(0) ? T(1) : T(0); }}
+"""
+
+
+def _other_value(source: SourceText, kernel: KernelText, edit: Edit) -> str | None:
+    """The text with another value in place of the element whose index is edited."""
+    text = source.text
+    array = re.search(r"\w+\[$", text[max(kernel.body, edit.start - 200) : edit.start])
+    if array is None or text[edit.end] != "]" or re.match(r"\s*=[^=]", text[edit.end + 1 : edit.end + 4]):
+        return None
+    first = edit.start - len(array[0])
+    load = f"plait_other({text[first : edit.end + 1]})"
+    return text[: kernel.start] + OTHER_VALUE + text[kernel.start : first] + load + text[edit.end + 1 :]
+
+
 def _other_padding(source: SourceText, kernel: KernelText, edit: Edit) -> str | None:
     """The text with other constants in the `else` of the `if` whose condition is edited."""
     masked = source.masked
@@ -297,6 +318,7 @@ def _mutant(source: SourceText, kernel: KernelText, operator: str, edit: Edit) -
         after=edit.after,
         text=source.text[: edit.start] + edit.after + source.text[edit.end :],
         witness=witness,
+        other_value=_other_value(source, kernel, edit) if edit.is_expression else None,
         other_padding=_other_padding(source, kernel, edit) if operator.endswith("_predicate") else None,
     )
 

@@ -9,7 +9,8 @@ A mutant that survives is shown to be equivalent where that can be decided by ex
 where the original and the mutated one have the same value in every execution (the witness); a
 barrier, where no race is found in any order although addresses do not depend on data; an
 initialisation, where neither NaN nor an infinity of either sign reaches a result; a predicate in front
-of padding, where neither zero nor NaN as the padding reaches a result and every load stays in bounds.
+of padding or an index into it, where neither zero nor another value there, NaN if it can be, reaches a result
+and every load stays in bounds.
 
 Run: python bench/mutate_kernels.py [MODEL ...] [--each N] [--seed N] [--json PATH].
 """
@@ -109,14 +110,16 @@ def argue(subject: Subject, mutant: Mutant) -> str:
     """Why a survivor is equivalent to its original; empty when that is not shown."""
     if mutant.witness is not None and _runs_alike(subject, mutant.witness):
         return "the mutated expression has the value of the original one in every execution of it"
-    if mutant.other_padding is not None and _runs_alike(subject, mutant.other_padding):
-        return "what the predicate guards is padding: other values there, NaN among them, reach no result"
-    if mutant.other_padding is not None:
-        finite = mutant.other_padding.replace(NOT_A_NUMBER, "3.0f")
-        if _runs_alike(subject, finite):
-            return (
-                "what the predicate guards is padding that meets zeros: finite values there reach no result"
-            )
+    for text, what in (
+        (mutant.other_padding, "the predicate guards"),
+        (mutant.other_value, "the index loads"),
+    ):
+        if text is None:
+            continue
+        if _runs_alike(subject, text):
+            return f"what {what} is padding: other values there, NaN among them, reach no result"
+        if _runs_alike(subject, text.replace(NOT_A_NUMBER, "3.0f")):
+            return f"what {what} is padding that meets zeros: other finite values there reach no result"
     if mutant.operator == "remove_barrier" and not _addresses_depend_on_data(subject):
         return (
             "no two threads that the barrier separated touch the same bytes, one of them writing: addresses"
