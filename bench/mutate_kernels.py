@@ -109,7 +109,7 @@ def judge(subject: Subject, mutant: Mutant) -> tuple[str, str]:
 def argue(subject: Subject, mutant: Mutant) -> str:
     """Why a survivor is equivalent to its original; empty when that is not shown."""
     if mutant.witness is not None and _runs_alike(subject, mutant.witness):
-        return "the mutated expression has the value of the original one in every execution of it"
+        return "where it is executed, if at all, the mutated expression has the value of the original one"
     for text, what in (
         (mutant.other_padding, "the predicate guards"),
         (mutant.other_value, "the index loads"),
