@@ -45,6 +45,10 @@ class Mutant:
         text: the whole CUDA text with it.
         witness: the text that runs the original and stops where the mutated expression differs; None
             where the mistake is no expression.
+        other_padding: the original with other values in the branch that a removed or loosened predicate
+            skips; None where there is no such branch of constants.
+        other_value: the original with another value in place of what a mutated index loads; None where
+            the index is not that of a load of a single element.
     """
 
     kernel: str
@@ -54,6 +58,8 @@ class Mutant:
     after: str
     text: str
     witness: str | None
+    other_padding: str | None = None
+    other_value: str | None = None
 
 
 Operator = Callable[[SourceText, KernelText], Iterator[Edit]]
@@ -258,6 +264,45 @@ def mutants(text: str, *, each: int, seed: int) -> list[Mutant]:
     return found
 
 
+#: What stands in `other_padding` in place of zero.
+NOT_A_NUMBER = "__int_as_float(0x7fc00000)"
+_ZERO = re.compile(r"\b0x0p\+0f(?:/\*[^*]*\*/)?|(?<=\))0\b|\b0\.0+f?\b")
+_OTHER_INTEGER = "77"
+
+
+#: Another value than that of an element: NaN for a real number.
+OTHER_VALUE = f"""
+static __device__ float plait_other(float x) {{ return {NOT_A_NUMBER}; }}
+template <class T> static __device__ T plait_other(T x) {{ return x == T(0) ? T(1) : T(0); }}
+"""
+
+
+def _other_value(source: SourceText, kernel: KernelText, edit: Edit) -> str | None:
+    """The text with another value in place of the element whose index is edited."""
+    text = source.text
+    array = re.search(r"\w+\[$", text[max(kernel.body, edit.start - 200) : edit.start])
+    if array is None or text[edit.end] != "]" or re.match(r"\s*=[^=]", text[edit.end + 1 : edit.end + 4]):
+        return None
+    first = edit.start - len(array[0])
+    load = f"plait_other({text[first : edit.end + 1]})"
+    return text[: kernel.start] + OTHER_VALUE + text[kernel.start : first] + load + text[edit.end + 1 :]
+
+
+def _other_padding(source: SourceText, kernel: KernelText, edit: Edit) -> str | None:
+    """The text with other constants in the `else` of the `if` whose condition is edited."""
+    masked = source.masked
+    then = re.compile(r"\s*\) \{").match(masked, closing(masked, masked.rfind("if (", 0, edit.end) + 3) - 1)
+    if then is None:
+        return None
+    otherwise = re.compile(r"\s*else \{").match(masked, closing(masked, then.end() - 1))
+    if otherwise is None:
+        return None
+    end = closing(masked, otherwise.end() - 1)
+    block = source.text[otherwise.end() : end - 1]
+    other = _ZERO.sub(lambda m: NOT_A_NUMBER if "f" in m[0] else _OTHER_INTEGER, block)
+    return source.text[: otherwise.end()] + other + source.text[end - 1 :] if other != block else None
+
+
 def _mutant(source: SourceText, kernel: KernelText, operator: str, edit: Edit) -> Mutant:
     before = source.text[edit.start : edit.end]
     witness = None
@@ -273,7 +318,9 @@ def _mutant(source: SourceText, kernel: KernelText, operator: str, edit: Edit) -
         after=edit.after,
         text=source.text[: edit.start] + edit.after + source.text[edit.end :],
         witness=witness,
+        other_value=_other_value(source, kernel, edit) if edit.is_expression else None,
+        other_padding=_other_padding(source, kernel, edit) if operator.endswith("_predicate") else None,
     )
 
 
-__all__ = ["OPERATORS", "WITNESS", "Mutant", "mutants"]
+__all__ = ["NOT_A_NUMBER", "OPERATORS", "WITNESS", "Mutant", "mutants"]

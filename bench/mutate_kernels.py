@@ -8,7 +8,9 @@ caught when a detector has a finding, the execution fails, or a result differs f
 A mutant that survives is shown to be equivalent where that can be decided by execution: an expression,
 where the original and the mutated one have the same value in every execution (the witness); a
 barrier, where no race is found in any order although addresses do not depend on data; an
-initialisation, where neither NaN nor an infinity of either sign reaches a result.
+initialisation, where neither NaN nor an infinity of either sign reaches a result; a predicate in front
+of padding or an index into it, where neither zero nor another value there, NaN if it can be, reaches a result
+and every load stays in bounds.
 
 Run: python bench/mutate_kernels.py [MODEL ...] [--each N] [--seed N] [--json PATH].
 """
@@ -16,6 +18,7 @@ Run: python bench/mutate_kernels.py [MODEL ...] [--each N] [--seed N] [--json PA
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import time
 from collections import Counter
@@ -27,7 +30,7 @@ from typing import Any
 import numpy as np
 from common import write_results
 from isolated import run_isolated
-from mutants import Mutant, mutants
+from mutants import NOT_A_NUMBER, Mutant, mutants
 from proof_models import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -105,15 +108,18 @@ def judge(subject: Subject, mutant: Mutant) -> tuple[str, str]:
 
 def argue(subject: Subject, mutant: Mutant) -> str:
     """Why a survivor is equivalent to its original; empty when that is not shown."""
-    if mutant.witness is not None:
-        try:
-            module = EmulatedModule(mutant.witness, check=True)
-            for order in ORDERS:
-                module.lane_order = order
-                subject.launch.repeat(module)
-        except CompileError:  # the values differ, or the witness cannot be compiled
-            return ""
-        return "the mutated expression has the value of the original one in every execution of it"
+    if mutant.witness is not None and _runs_alike(subject, mutant.witness):
+        return "where it is executed, if at all, the mutated expression has the value of the original one"
+    for text, what in (
+        (mutant.other_padding, "the predicate guards"),
+        (mutant.other_value, "the index loads"),
+    ):
+        if text is None:
+            continue
+        if _runs_alike(subject, text):
+            return f"what {what} is padding: other values there, NaN among them, reach no result"
+        if _runs_alike(subject, text.replace(NOT_A_NUMBER, "3.0f")):
+            return f"what {what} is padding that meets zeros: other finite values there reach no result"
     if mutant.operator == "remove_barrier" and not _addresses_depend_on_data(subject):
         return (
             "no two threads that the barrier separated touch the same bytes, one of them writing: addresses"
@@ -122,6 +128,20 @@ def argue(subject: Subject, mutant: Mutant) -> str:
     if mutant.operator == "remove_initialisation":
         return "three different initial values, such as NaN and both infinities, leave every result as it is"
     return ""
+
+
+def _runs_alike(subject: Subject, text: str) -> bool:
+    """Whether another text of the kernel runs without a finding to the same results, in every order."""
+    try:
+        module = EmulatedModule(text, check=True)
+        wanted = subject.launch.expected(module)
+        for order in ORDERS:
+            module.lane_order = order
+            if differs(subject.launch.repeat(module), wanted):
+                return False
+    except CompileError:  # a finding, the trap of a witness, or a text that cannot be compiled
+        return False
+    return True
 
 
 def _addresses_depend_on_data(subject: Subject) -> bool:
@@ -134,6 +154,13 @@ def work(job: tuple[Subject, Mutant]) -> dict[str, Any]:
     """The row of one mutant."""
     subject, mutant = job
     verdict, detail = judge(subject, mutant)
+    row = _row(subject, mutant, verdict, detail)
+    if verdict == "survived":
+        row["equivalent"] = argue(subject, mutant)
+    return row
+
+
+def _row(subject: Subject, mutant: Mutant, verdict: str, detail: str) -> dict[str, Any]:
     return {
         "model": subject.model,
         "kernel": mutant.kernel,
@@ -143,7 +170,7 @@ def work(job: tuple[Subject, Mutant]) -> dict[str, Any]:
         "after": mutant.after[:160],
         "verdict": verdict,
         "detail": detail[:300],
-        "equivalent": argue(subject, mutant) if verdict == "survived" else "",
+        "equivalent": "",
     }
 
 
@@ -151,28 +178,45 @@ def run(
     names: Iterable[str], *, each: int, seed: int, workers: int = 2, limit: int | None = None
 ) -> list[dict[str, Any]]:
     """Mutants of the kernels of models, judged; a hang or crash of the process counts as caught."""
+    jobs = _jobs(names, each, seed)
+    console.print(f"{len(jobs)} mutants")
+    if limit is not None and len(jobs) > limit:
+        jobs = jobs[:: -(-len(jobs) // limit)]
+    return _judged(jobs, workers)
+
+
+def examine_survivors(
+    rows: list[dict[str, Any]], *, each: int, seed: int, workers: int = 2
+) -> list[dict[str, Any]]:
+    """Rows of an earlier run with its unexplained survivors judged once more."""
+
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["kernel"], row["operator"], row["line"], row["before"], row["after"]
+
+    open_ones = [row for row in rows if row["verdict"] == "survived" and not row["equivalent"]]
+    wanted = {place(row) for row in open_ones}
     jobs = [
+        (subject, mutant)
+        for subject, mutant in _jobs(dict.fromkeys(row["model"] for row in open_ones), each, seed)
+        if place(_row(subject, mutant, "", "")) in wanted
+    ]
+    judged = {place(row): row for row in _judged(jobs, workers)}
+    return [judged.get(place(row), row) for row in rows]
+
+
+def _jobs(names: Iterable[str], each: int, seed: int) -> list[tuple[Subject, Mutant]]:
+    return [
         (subject, mutant)
         for subject in subjects(names)
         for mutant in mutants(subject.text, each=each, seed=seed)
     ]
-    console.print(f"{len(jobs)} mutants")
-    if limit is not None and len(jobs) > limit:
-        jobs = jobs[:: -(-len(jobs) // limit)]
+
+
+def _judged(jobs: list[tuple[Subject, Mutant]], workers: int) -> list[dict[str, Any]]:
     rows = []
     for (subject, mutant), row in run_isolated(jobs, work, workers=workers, seconds=SECONDS):
         if isinstance(row, Exception):
-            row = {
-                "model": subject.model,
-                "kernel": mutant.kernel,
-                "operator": mutant.operator,
-                "line": mutant.line,
-                "before": mutant.before[:160],
-                "after": mutant.after[:160],
-                "verdict": "hang or crash",
-                "detail": str(row)[:300],
-                "equivalent": "",
-            }
+            row = _row(subject, mutant, "hang or crash", str(row))
         rows.append(row)
         done = f"{len(rows)}/{len(jobs)} {row['kernel']} line {row['line']} {row['operator']}"
         console.print(f"{done}: {row['verdict']} {row['equivalent'][:40]}", markup=False)
@@ -224,19 +268,28 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=1, help="mutants of an operator in a kernel")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="at most about this many, spread evenly")
+    parser.add_argument("--again", action="store_true", help="judge unexplained survivors of --json again")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
         "--json", type=Path, default=Path(__file__).parent / "results" / "mutate_kernels.json", metavar="PATH"
     )
     options = parser.parse_args()
     started = time.perf_counter()
-    rows = run(
-        options.models or MODELS,
-        each=options.each,
-        seed=options.seed,
-        workers=options.workers,
-        limit=options.limit,
-    )
+    if options.again:
+        rows = examine_survivors(
+            json.loads(options.json.read_text())["rows"],
+            each=options.each,
+            seed=options.seed,
+            workers=options.workers,
+        )
+    else:
+        rows = run(
+            options.models or MODELS,
+            each=options.each,
+            seed=options.seed,
+            workers=options.workers,
+            limit=options.limit,
+        )
     show(rows)
     totals = summary(rows)
     console.print(totals)

@@ -71,9 +71,9 @@ class _SameAsAnything(str):
 
 
 def test_a_broken_kernel_is_reported_with_its_op(spiking, monkeypatch) -> None:
-    """A barrier taken out of the text: the message names the kernel's op and the lines of the text."""
+    """Barriers taken out of the text: the message names the kernel's op and the lines of the text."""
     graph, executable = spiking
-    broken = executable.cuda_source.replace("__syncthreads();", "", 1)
+    broken = executable.cuda_source.replace("__syncthreads();", "")
     monkeypatch.setattr("plait.backends.tvm.cuda_code.without_annotations", _SameAsAnything)
     sabotaged = Emulation(graph, executable.target, broken, check=True)
     bound = bind_arguments(graph, (), spiking_case().arguments(3, 0))
@@ -81,6 +81,6 @@ def test_a_broken_kernel_is_reported_with_its_op(spiking, monkeypatch) -> None:
         sabotaged.run(bound.arrays, bound.dims, "forward")
     finding = caught.value.findings[0]
     assert finding.ops.startswith("%")
-    lines = broken.splitlines()
+    assert finding.space == "shared"
     assert finding.line is not None
-    assert "shared_ptr" in lines[finding.line - 1] or "red_" in lines[finding.line - 1]
+    assert finding.buffer in broken.splitlines()[finding.line - 1]
