@@ -35,7 +35,7 @@ def compile_graph(
     """Compile a graph.
 
     Args:
-        target: "cpu", "a100", or a target.
+        target: "cpu", "a100", "a100-tf32", or a target.
         dims: values of dims to fix; the others stay symbolic.
         threads: of a CPU target; by default one for each processor.
         progress: called with the name of a stage, the steps done and the steps in all.
