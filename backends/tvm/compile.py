@@ -80,6 +80,7 @@ def schedule_kernels(
         else:
             from plait.backends.tvm.schedule_gpu import schedule as schedule_for_gpu
 
+            assert isinstance(target, GpuTarget)
             function, found = schedule_for_gpu(kernel, target)
         if isinstance(target, GpuTarget) and module.empty_dims:
             from plait.backends.tvm.guard import skip_empty_launches

@@ -284,3 +284,15 @@ def test_fixed_sizes_fill_the_multiprocessors() -> None:
     (kernel,) = executable.kernels
     assert kernel.grid is not None
     assert 90 <= int(kernel.grid[0]) <= 432
+
+
+def test_a_rule_that_fails_leaves_the_kernel_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plait.backends.tvm import schedule_gpu
+
+    def broken(stage: Any, target: Any) -> Any:
+        raise RuntimeError("no such shape")
+
+    monkeypatch.setattr(schedule_gpu, "RULES", (broken,))
+    (kernel,) = run(dense(5, 8, 8)).kernels
+    assert not multiplies(kernel)
+    assert kernel.notes[0] == "%linear, %add: broken failed: no such shape"
