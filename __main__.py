@@ -383,7 +383,7 @@ def run_command(
                 executable = api.compile(
                     graph, target=target, dims=dims, threads=threads, isolate=False, cache=cache
                 )
-        call: Any = executable.emulate if executable.target.name == "a100" else executable
+        call: Any = executable.emulate if executable.target.kind == "gpu" else executable
         raw = call(**given)
         results = list(raw) if isinstance(raw, tuple) else [raw]
     names = [value.name for value in graph.outputs]
@@ -419,7 +419,7 @@ def run_command(
 @app.command("compile")
 def compile_command(
     source: Source,
-    target: Annotated[str, typer.Option(help="cpu or a100.")] = "cpu",
+    target: Annotated[str, typer.Option(help="cpu, a100 or a100-tf32.")] = "cpu",
     output: Output = None,
     dim: Dims = None,
     passes: Pipeline = None,

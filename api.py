@@ -175,7 +175,8 @@ def compile(
     """Compile a graph (or what `lower` takes) for a target.
 
     Args:
-        target: `"cpu"` (this machine) or `"a100"` (sm_80; needs neither GPU nor system CUDA).
+        target: `"cpu"` (this machine), `"a100"` (sm_80; needs neither GPU nor system CUDA) or
+            `"a100-tf32"` (the same, with products of f32 on tensor cores in TF32).
         dims: values of dims to fix before compiling, `{"B": 8}`; others stay symbolic.
         pipeline: passes that run first; `""` for none, by default the standard pipeline.
         threads: of the CPU target; by default one per core.

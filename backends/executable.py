@@ -267,7 +267,7 @@ class Executable:
         """
         from plait.backends.cuda.report import quality_report
 
-        return quality_report(self.graph, self.kernels, self.cubin, dims, counts=counts)
+        return quality_report(self.graph, self.kernels, self.images, dims, counts=counts)
 
     def to_dict(self) -> dict[str, Any]:
         """Target, signature, kernels and compile times, as JSON can hold them."""

@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import nn
 
 import plait
-from plait.backends.cuda.resources import sass_histogram
+from plait.backends.cuda.sass import disassemble_images
 from plait.backends.executable import Executable
 from plait.frontends.families import example
 from plait.ir import Graph, Op
@@ -126,10 +126,10 @@ def on_tensor_cores(executable: Executable) -> set[str]:
 
     Attention has a kernel for each of its two products; both must be.
     """
-    histogram = sass_histogram(executable.cubin)
+    code = disassemble_images(executable.images)
     counts: dict[str, int] = {}
     for kernel in executable.kernels:
-        if histogram[kernel.name]["HMMA"]:
+        if code[kernel.name].histogram()["HMMA"]:
             for op in kernel.ops:
                 counts[op] = counts.get(op, 0) + 1
     return {
@@ -162,7 +162,7 @@ def measure(name: str, batch: int) -> dict[str, Any]:
         "batch": batch,
         "kernels": len(executable.kernels),
         "tensor_core_kernels": sum(
-            bool(histogram["HMMA"]) for histogram in sass_histogram(executable.cubin).values()
+            bool(code.histogram()["HMMA"]) for code in disassemble_images(executable.images).values()
         ),
         **{f"{kind}_macs": total for kind, (total, _) in macs.items()},
         **{f"{kind}_on_tensor_cores": found for kind, (_, found) in macs.items()},

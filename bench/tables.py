@@ -87,6 +87,41 @@ def roofline_vs_measured(record: dict[str, Any]) -> str:
     return markdown(record["table"]["headings"], rows) + provenance(record)
 
 
+def a100_tensor_cores(record: dict[str, Any]) -> str:
+    """Shares of multiply-adds on tensor cores, and spills."""
+
+    def share(row: dict[str, Any], kind: str) -> str:
+        total = row[f"{kind}_macs"]
+        return f"{100 * row[f'{kind}_on_tensor_cores'] / total:.0f} %" if total else "-"
+
+    rows = [
+        [
+            r["model"],
+            f"{r['divisible_macs'] / 1e9:.2f}",
+            share(r, "divisible"),
+            f"{r['other_macs'] / 1e9:.2f}",
+            share(r, "other"),
+            f"{r['depthwise_macs'] / 1e9:.2f}",
+            f"{r['tensor_core_kernels']} / {r['kernels']}",
+            f"{r['f16_registers']} / {r['f32_registers']}",
+            f"{r['f16_spills']} / {r['f32_spills']}",
+        ]
+        for r in record["rows"]
+    ]
+    headings = [
+        "model, batch 8",
+        "GMAC, dims divide by 8",
+        "on tensor cores",
+        "GMAC, other products",
+        "on tensor cores",
+        "depthwise GMAC",
+        "HMMA kernels / all",
+        "most registers f16 / f32",
+        "spilled bytes f16 / f32",
+    ]
+    return markdown(headings, rows) + provenance(record)
+
+
 def coverage(records: dict[str, dict[str, Any]]) -> str:
     """What each suite holds, and how much of it is covered on the interpreter and the CPU target."""
     rows = []
@@ -251,6 +286,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "main_job": main_job,
     "ir_scaling": ir_scaling,
     "roofline_vs_measured": roofline_vs_measured,
+    "a100_tensor_cores": a100_tensor_cores,
     "coverage": coverage,
     "cpu_inference": cpu_inference,
     "cpu_levers": cpu_levers,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from plait.backends.cuda.toolkit import run_tool
+from plait.backends.images import KernelImage
 from plait.ir.errors import CompileError
 
 _SECTION = re.compile(r"^\.text\.([\w$]+):")
@@ -117,6 +120,13 @@ def disassemble(cubin: bytes) -> dict[str, MachineCode]:
         path.write_bytes(cubin)
         listing = run_tool("bin/nvdisasm", "--print-code", str(path))
     return {code.name: code for code in parse_listing(listing)}
+
+
+def disassemble_images(images: Mapping[str, KernelImage]) -> dict[str, MachineCode]:
+    """The code of every kernel of an executable, by name.  Raises CompileError as `disassemble` does."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        listings = pool.map(lambda image: disassemble(image.cubin), images.values())
+        return {name: code for listing in listings for name, code in listing.items()}
 
 
 def parse_listing(listing: str) -> Iterator[MachineCode]:

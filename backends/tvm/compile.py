@@ -90,6 +90,8 @@ def schedule_kernels(
         else:
             from plait.backends.tvm.schedule_gpu import schedule as schedule_for_gpu
 
+            assert isinstance(target, GpuTarget)
+            assert isinstance(target, GpuTarget)
             function, found = schedule_for_gpu(kernel, target)
             function = unroll_bool_vectors(function)
         if isinstance(target, CpuTarget) and target.polynomials:

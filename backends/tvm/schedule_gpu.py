@@ -1,4 +1,4 @@
-"""GPU schedules: TVM's default rules for NVIDIA devices, one kernel at a time, and a last one for all."""
+"""GPU schedules, one kernel at a time: plait's own kernels, then TVM's rules for NVIDIA devices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from plait.backends.targets import GpuTarget
 from plait.backends.tvm.build import KernelFunction
-from plait.backends.tvm.gpu.inline import NotInlined
 from plait.backends.tvm.gpu.rules import RULES
 from plait.backends.tvm.toolchain import compile_error, tvm_target
 from plait.backends.tvm.tvmscript import load_cuda_intrinsics
@@ -15,19 +14,21 @@ from plait.backends.tvm.tvmscript import load_cuda_intrinsics
 def schedule(kernel: KernelFunction, target: GpuTarget) -> tuple[Any, list[str]]:
     """A kernel's function with blocks and threads, and a note for each rule that failed on it.
 
-    The rules, in the order they are tried: Matmul (tiles through shared memory), GEMV,
-    Reduction, GeneralReduction (softmax, norms), Fallback (one thread an element).
+    First the kernels that plait writes itself (`gpu/rules.py`), then TVM's rules: Matmul (tiles
+    through shared memory), GEMV, Reduction, GeneralReduction (softmax, norms), Fallback (one
+    thread an element).
 
     Raises CompileError naming the ops when even the fallback fails.
     """
     from tvm.s_tir.dlight import gpu
 
     notes: list[str] = []
-    for rule in RULES:
+    names = ", ".join(f"%{op.name}" for op in kernel.sites[0])
+    for own in RULES:
         try:
-            written = rule(kernel.stage, target)
-        except NotInlined as obstacle:
-            notes.append(f"{rule.__name__} does not fit: {obstacle}")
+            written = own(kernel.stage, target)
+        except Exception as error:  # NotInlined, or TVM's, which share no base class
+            notes.append(_note(names, own.__name__, error))
             continue
         if written is not None:
             return written, notes
@@ -41,13 +42,16 @@ def schedule(kernel: KernelFunction, target: GpuTarget) -> tuple[Any, list[str]]
                 found = rule.apply(kernel.function, place, False)
             except Exception as error:  # of TVM's schedule, which share no base class
                 failure = error
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                notes.append(
-                    f"{type(rule).__name__} failed: {lines[0][:120] if lines else type(error).__name__}"
-                )
+                notes.append(_note(names, type(rule).__name__, error))
                 continue
             if found is None:
                 continue
             schedules = found if isinstance(found, list) else [found]
             return schedules[0].mod["main"].with_attr("tirx.is_scheduled", True), notes
     raise compile_error(failure or RuntimeError("no rule fits"), kernel.sites[0], "schedule") from failure
+
+
+def _note(names: str, rule: str, error: Exception) -> str:
+    """One line that says which rule failed on which ops, and why."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{names}: {rule} failed: {lines[0][:120] if lines else type(error).__name__}"

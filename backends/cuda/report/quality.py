@@ -15,8 +15,9 @@ from plait.backends.cuda.report.remarks import remarks
 from plait.backends.cuda.report.rows import KernelReport, MemoryCounts, QualityReport
 from plait.backends.cuda.report.work import Sites, Work, call_sites, site_work
 from plait.backends.cuda.resources import KernelResources
-from plait.backends.cuda.sass import MachineCode, disassemble
+from plait.backends.cuda.sass import MachineCode, disassemble_images
 from plait.backends.cuda.source_text import parse_source
+from plait.backends.images import KernelImage
 from plait.backends.kernels import Grid, Kernel
 from plait.ir.bind import default_dims
 from plait.ir.dims import evaluate, parse_dim
@@ -27,7 +28,7 @@ from plait.ir.graph import Graph
 def quality_report(
     graph: Graph,
     kernels: tuple[Kernel, ...],
-    cubin: bytes,
+    images: Mapping[str, KernelImage],
     dims: Mapping[str, int] | None = None,
     *,
     peaks: DevicePeaks = A100_40GB,
@@ -36,7 +37,7 @@ def quality_report(
     """Report on the kernels of a compiled graph.
 
     Args:
-        graph, kernels, cubin: of an executable for a GPU.
+        graph, kernels, images: of an executable for a GPU.
         dims: values of the dims that are still symbolic.
         peaks: of the device that times are modelled for.
         counts: memory accesses counted by the emulation, by kernel; a kernel that is
@@ -47,7 +48,7 @@ def quality_report(
         CompileError: the machine code lacks a kernel of the table.
     """
     values = default_dims(graph, dims)
-    code = disassemble(cubin)
+    code = disassemble_images(images)
     found = [_Examined.of(graph, kernel, code, values, peaks) for kernel in kernels]
     shares = _shares(found)
     rows = []

@@ -48,7 +48,7 @@ def _is_symmetric_weight(value: Value) -> bool:
 
 def zero_word(kind: Any) -> int:
     """The word of four elements that stand for zero in a tensor."""
-    return (kind.zero_point & 0xFF) * 0x01010101 if isinstance(kind, QuantType) else 0
+    return (int(kind.zero_point) & 0xFF) * 0x01010101 if isinstance(kind, QuantType) else 0
 
 
 def widened(element: str) -> Callable[[Expr], Expr]:
@@ -84,7 +84,7 @@ def centred(
 
     packing = Packing(f"sums,filters_first={filters_first}", add_up, "int32")
     sums = emitter.packed(right, (outputs,), packing)
-    zero = number(left.type.zero_point, "int32")
+    zero = number(int(left.type.zero_point), "int32")
     return te.compute(raw.shape, lambda *i: raw(*i) - zero * sums(i[channel]), name="centred")
 
 

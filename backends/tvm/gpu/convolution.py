@@ -140,7 +140,7 @@ def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
     result_shape = [emitter.read_dim(dim) for dim in op.result.type.shape]
     pixels, per_group = result_shape[2:], outputs // op.groups
     wide = widened(element)
-    zero = op.x.type.zero_point if isinstance(op.x.type, QuantType) else 0
+    zero = int(op.x.type.zero_point) if isinstance(op.x.type, QuantType) else 0
     source = padded(emitter, args.x, op.x.type, pads, number(zero, emitter.dtype(op.x.type)))
     axes = [emitter.axis(channels, "c"), *(emitter.axis(size, f"k{i}") for i, size in enumerate(taps))]
     c, tap = axes[0].var, [axis.var for axis in axes[1:]]

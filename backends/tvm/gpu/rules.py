@@ -8,6 +8,7 @@ from tvm import tirx
 
 from plait.backends.targets import GpuTarget
 from plait.backends.tvm.emit.table import Stage
+from plait.backends.tvm.gpu.rows import find_rows, row_function
 from plait.backends.tvm.gpu.tensor_core import tensor_core_function
 from plait.backends.tvm.gpu.tiles import choose_tile
 
@@ -22,7 +23,15 @@ def tensor_cores(stage: Stage, target: GpuTarget) -> tirx.PrimFunc | None:
     return tensor_core_function(stage, product, choose_tile(product, target))
 
 
+def rows(stage: Stage, target: GpuTarget) -> tirx.PrimFunc | None:
+    """Reductions over the last axes of one shape, with what goes before and behind element by element."""
+    if stage.products:
+        return None
+    found = find_rows(stage)
+    return None if found is None else row_function(stage, found)
+
+
 #: In the order they are tried.
-RULES: tuple[Rule, ...] = (tensor_cores,)
+RULES: tuple[Rule, ...] = (tensor_cores, rows)
 
 __all__ = ["RULES", "Rule"]

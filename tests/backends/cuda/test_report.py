@@ -134,7 +134,7 @@ def test_dims_decide_the_grid(executable: Executable, report: QualityReport) -> 
 
 def test_wrong_uses() -> None:
     graph = parse(PRODUCT.format(t="f32"))
-    with pytest.raises(InputError, match="there is no cubin"):
+    with pytest.raises(InputError, match="there is no machine code"):
         compile_graph(graph, "cpu").report()
     found = example("small_cnn")
     graph = lower_torch(found.build(0), found.inputs(2, 0), dynamic={"image": {0: "B"}})
@@ -174,7 +174,7 @@ def test_counts_of_the_emulation_stand_in(executable: Executable, report: Qualit
     given = quality_report(
         executable.graph,
         executable.kernels,
-        executable.cubin,
+        executable.images,
         {"B": 8},
         counts={name: MemoryCounts(requests=10, sectors=55)},
     )

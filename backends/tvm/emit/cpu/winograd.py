@@ -193,16 +193,14 @@ class Winograd:
                 for i in range(side):
                     with vector(width) as lane:
                         value = _combined(
-                            self.transforms.inputs[i],
-                            lambda k, column=column, lane=lane: column[k * width + lane],
+                            self.transforms.inputs[i], [column[k * width + lane] for k in range(side)]
                         )
                         T.buffer_store(half[i], value, [j * width + lane])
             for i in range(side):
                 for j in range(side):
                     with vector(width) as lane:
                         value = _combined(
-                            self.transforms.inputs[j],
-                            lambda k, i=i, lane=lane: half[i][k * width + lane],
+                            self.transforms.inputs[j], [half[i][k * width + lane] for k in range(side)]
                         )
                         T.buffer_store(inputs, value, [whole(i * side + j), index, block * width + lane])
 
@@ -244,7 +242,7 @@ class Winograd:
                     with vector(width) as lane:
                         value = _combined(
                             self.transforms.outputs[i],
-                            lambda k, j=j, lane=lane: sums[whole(k * side + j), index, block * width + lane],
+                            [sums[whole(k * side + j), index, block * width + lane] for k in range(side)],
                         )
                         T.buffer_store(half[i], value, [j * width + lane])
             for i in range(m):
@@ -253,8 +251,7 @@ class Winograd:
                     done = local("float32", width)
                     with vector(width) as lane:
                         value = _combined(
-                            self.transforms.outputs[j],
-                            lambda k, i=i, lane=lane: half[i][k * width + lane],
+                            self.transforms.outputs[j], [half[i][k * width + lane] for k in range(side)]
                         )
                         T.buffer_store(done, value, [lane])
 
@@ -270,19 +267,17 @@ class Winograd:
                         store_vectors(buffer, place, finished, block * width, width, channels)
 
 
-def _combined(coefficients: np.ndarray, term: Callable[[int], Expr]) -> Expr:
+def _combined(coefficients: np.ndarray, terms: Sequence[Expr]) -> Expr:
     """The sum of coefficients times terms, without those that are zero."""
     total: Expr | None = None
-    for k, coefficient in enumerate(coefficients):
+    for coefficient, value in zip(coefficients, terms, strict=True):
         if coefficient == 0:
             continue
-        value = term(k)
-        if abs(coefficient) != 1:
-            value = value * number(abs(float(coefficient)), "float32")
+        term = value if abs(coefficient) == 1 else value * number(abs(float(coefficient)), "float32")
         if total is None:
-            total = value if coefficient > 0 else number(0, "float32") - value
+            total = term if coefficient > 0 else number(0, "float32") - term
         else:
-            total = total + value if coefficient > 0 else total - value
+            total = total + term if coefficient > 0 else total - term
     assert total is not None
     return total
 
