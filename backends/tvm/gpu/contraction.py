@@ -46,9 +46,17 @@ def _is_symmetric_weight(value: Value) -> bool:
     return isinstance(value, Constant) and kind.signed and kind.group is None and kind.zero_point == 0
 
 
+def stored_zero(kind: Any) -> int:
+    """The stored integer that stands for zero in an operand of tensor cores."""
+    if not isinstance(kind, QuantType):
+        return 0
+    assert isinstance(kind.zero_point, int)  # `tensor_core_element` takes no others
+    return kind.zero_point
+
+
 def zero_word(kind: Any) -> int:
     """The word of four elements that stand for zero in a tensor."""
-    return (int(kind.zero_point) & 0xFF) * 0x01010101 if isinstance(kind, QuantType) else 0
+    return (stored_zero(kind) & 0xFF) * 0x01010101
 
 
 def widened(element: str) -> Callable[[Expr], Expr]:
@@ -73,7 +81,7 @@ def centred(
         filters_first: whether the output channels are the first axis of the weight, or the last.
     """
     left, right = op.operands[:2]
-    if not isinstance(left.type, QuantType) or not left.type.zero_point:
+    if not stored_zero(left.type):
         return raw
     outputs = right.type.shape[0 if filters_first else -1]
 
@@ -84,7 +92,7 @@ def centred(
 
     packing = Packing(f"sums,filters_first={filters_first}", add_up, "int32")
     sums = emitter.packed(right, (outputs,), packing)
-    zero = number(int(left.type.zero_point), "int32")
+    zero = number(stored_zero(left.type), "int32")
     return te.compute(raw.shape, lambda *i: raw(*i) - zero * sums(i[channel]), name="centred")
 
 
@@ -278,6 +286,7 @@ __all__ = [
     "matmul",
     "matrix",
     "stacked",
+    "stored_zero",
     "tensor_core_element",
     "widened",
     "zero_word",

@@ -22,12 +22,13 @@ from plait.backends.tvm.emit.table import Arguments, Emitter, Packing
 from plait.backends.tvm.gpu.contraction import (
     CHUNK_ELEMENTS,
     centred,
+    stored_zero,
     tensor_core_element,
     widened,
     zero_word,
 )
 from plait.backends.tvm.gpu.product import Operand, Product, State, narrow, run_length, total, unflatten
-from plait.ir import Constant, QuantType
+from plait.ir import Constant
 from plait.ir.ops.common import pads_of
 
 
@@ -140,8 +141,9 @@ def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
     result_shape = [emitter.read_dim(dim) for dim in op.result.type.shape]
     pixels, per_group = result_shape[2:], outputs // op.groups
     wide = widened(element)
-    zero = int(op.x.type.zero_point) if isinstance(op.x.type, QuantType) else 0
-    source = padded(emitter, args.x, op.x.type, pads, number(zero, emitter.dtype(op.x.type)))
+    source = padded(
+        emitter, args.x, op.x.type, pads, number(stored_zero(op.x.type), emitter.dtype(op.x.type))
+    )
     axes = [emitter.axis(channels, "c"), *(emitter.axis(size, f"k{i}") for i, size in enumerate(taps))]
     c, tap = axes[0].var, [axis.var for axis in axes[1:]]
 
