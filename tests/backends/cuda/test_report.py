@@ -253,7 +253,7 @@ def plain_row(**changes: object) -> KernelReport:
         limited_by="warps", waves=1.0, mix={"FFMA": 500.0, "integer": 100.0}, static_instructions=600,
         macs=1000.0, flops=2000.0, bytes=100.0, mode="fp32", divisible=True, executed_macs=1000.0,
         tensor_share=0.0, sectors_per_request=4.0, used_share=1.0, bank_conflicts=1.0,
-        counted_by="execution", roofline_us=1.0, modelled_us=5.0, bound="issue", parts_us={"issue": 2.6},
+        counted_by="execution", roofline_us=1.0, modelled_us=5.0, bound="pipe:fma", parts_us={"issue": 2.6},
         complete=True, assumed_conditions=0, exact=True,
     )  # fmt: skip
     return replace(row, **changes)  # type: ignore[arg-type]
