@@ -16,7 +16,11 @@ from plait.backends.targets import CpuTarget, host_cpu
 from plait.ir.errors import InputError, did_you_mean
 
 #: (label, fields of CpuTarget with the values that switch the feature off)
-LEVERS: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+LEVERS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("layouts", {"layouts": False}),
+    ("Winograd", {"winograd": False}),
+    ("polynomials", {"polynomials": False}),
+)
 
 
 def without(target: CpuTarget, label: str, overrides: Mapping[str, Any]) -> CpuTarget:
