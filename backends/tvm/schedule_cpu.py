@@ -1,11 +1,9 @@
-"""CPU schedules: register tiles for products, vectors for windows and maps, threads for the rest.
+"""CPU schedules of what `emit.cpu` does not write as loops: vectors for maps and reductions, and threads.
 
 A function from `emit` has at most these blocks, in order: borders ("pad"),
-operands laid out in blocks of lanes ("pack"), reductions, and one result.
+reductions, and one result.
 
- - A product (block "accumulate", see `emit.contraction`) sums a tile of rows by
-   lanes in vector registers: rows and vectors unrolled, the summed axes outside.
- - Other reductions whose last axis survives put a vector along it.
+ - Reductions whose last axis survives put a vector along it.
  - Reductions along the last axis run row by row, one thread a strip of rows.
  - Maps run in parallel with vectors along their last axis.
 
@@ -47,15 +45,9 @@ def _scheduled(function: tirx.PrimFunc, target: CpuTarget, notes: list[str]) -> 
     scheduler = s_tir.Schedule(IRModule({"main": function}), error_render_level="fast")
     _inline_maps(scheduler, target)
     blocks = _blocks(scheduler)
-    product = next((b for b in blocks if _name(scheduler, b) == "accumulate"), None)
-    rest = blocks
-    if product is not None:
-        result = blocks[-1]
-        _tile_product(scheduler, product, result, target)
-        rest = [b for b in blocks if b is not product and b is not result]
-    elif len(rest) > 1 and _fuse_rows(scheduler, rest, target):
-        rest = []
-    for block in rest:
+    if len(blocks) > 1 and _fuse_rows(scheduler, blocks, target):
+        return scheduler.mod["main"]
+    for block in blocks:
         checkpoint, name = scheduler.copy(), _name(scheduler, block)
         try:
             _spread(scheduler, block, target)
@@ -94,58 +86,19 @@ def _split_axes(scheduler: Any, block: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _inline_maps(scheduler: Any, target: CpuTarget) -> None:
-    """Inline intermediate maps into their readers, except borders and packed operands.
+    """Inline intermediate maps into their readers, except borders.
 
     A map that a reduction reads and that calls a transcendental function is kept,
     since every term of the sum would call it again.
     """
     for block in _blocks(scheduler)[:-1]:
         name = _name(scheduler, block)
-        if _is_reduction(scheduler, block) or name.startswith(("pad", "pack", "powers")):
+        if _is_reduction(scheduler, block) or name.startswith(("pad", "powers")):
             continue
         try:
             scheduler.compute_inline(block)
         except Exception:  # the block stays, and is scheduled on its own
             continue
-
-
-# -- products ------------------------------------------------------------------------
-def _tile_product(scheduler: Any, product: Any, result: Any, target: CpuTarget) -> None:
-    notes = scheduler.get(product).annotations
-    rows, lanes = int(notes["plait.tile_rows"]), int(notes["plait.tile_lanes"])
-    row_axis, column_axis = int(notes["plait.row_axis"]), int(notes["plait.column_axis"])
-    loops = scheduler.get_loops(result)
-    others = [loop for axis, loop in enumerate(loops) if axis not in (row_axis, column_axis)]
-    strips, row_inner = scheduler.split(loops[row_axis], [None, rows])
-    blocks, column_inner = scheduler.split(loops[column_axis], [None, lanes])
-    # Rows innermost in memory are stored one after another, columns likewise.
-    tail = [column_inner, row_inner] if column_axis < row_axis else [row_inner, column_inner]
-    if column_axis < row_axis:
-        batch, images = others[:1], others[1:]
-        order = [*batch, blocks, *images, strips, *tail]
-    else:
-        order = [*others, blocks, strips, *tail]
-    scheduler.reorder(*order)
-    outer = order[: -len(tail)]
-    scheduler.compute_at(product, outer[-1], preserve_unit_loops=True)
-    count = sum(1 for axis in scheduler.get(product).iter_vars if axis.iter_type != 0)
-    inner = scheduler.get_loops(product)[len(outer) :]
-    summed = inner[-count:]
-    *unit, tile_rows, lane = inner[:-count]
-    vectors, vector = scheduler.split(lane, [None, min(lanes, target.lanes)])
-    scheduler.reorder(*unit, *summed, tile_rows, vectors, vector)
-    scheduler.unroll(tile_rows)
-    scheduler.unroll(vectors)
-    scheduler.vectorize(vector)
-    if column_axis > row_axis and _extent(scheduler, column_inner) == lanes:
-        _, vector = scheduler.split(column_inner, [None, target.lanes])
-        scheduler.vectorize(vector)
-    _parallel(scheduler, scheduler.get_loops(result)[: len(outer)])
-    start = scheduler.decompose_reduction(product, summed[0])
-    started = scheduler.get_loops(start)
-    scheduler.vectorize(started[-1])
-    for loop in started[-3:-1]:
-        scheduler.unroll(loop)
 
 
 # -- rows ------------------------------------------------------------------------------
@@ -156,9 +109,7 @@ def _fuse_rows(scheduler: Any, blocks: list[Any], target: CpuTarget) -> bool:
     axes with the result, which only the last axes extend.
     """
     result = blocks[-1]
-    if _is_reduction(scheduler, result) or any(
-        _name(scheduler, b).startswith(("pad", "pack")) for b in blocks
-    ):
+    if _is_reduction(scheduler, result) or any(_name(scheduler, b).startswith("pad") for b in blocks):
         return False
     loops = scheduler.get_loops(result)
     shared = len(loops)
