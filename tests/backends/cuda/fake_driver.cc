@@ -30,6 +30,8 @@ struct Launch {   // of cuda_emulation.h
   int32_t order;
   uint32_t seed, workers, argument_count;
   const uint64_t* guarded_bytes;
+  uint8_t* const* states;
+  uint32_t check, count;
 };
 using Entry = int (*)(const Launch*, void**);
 
@@ -141,7 +143,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   auto* kernel = reinterpret_cast<Function*>(function);
   Launch launch = {{config->gridDimX, config->gridDimY, config->gridDimZ},
                    {config->blockDimX, config->blockDimY, config->blockDimZ},
-                   config->sharedMemBytes, 0, 0, 1, 0, nullptr};
+                   config->sharedMemBytes, 0, 0, 1, 0, nullptr, nullptr, 0, 0};
   const auto* g = launch.grid;
   const auto* b = launch.block;
   if (b[0] * b[1] * b[2] > kMaxThreads || config->sharedMemBytes > kMaxSharedBytes ||
