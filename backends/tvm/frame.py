@@ -14,7 +14,7 @@ from plait.backends.tvm.groups import GroupCode, identifier
 from plait.backends.tvm.layouts import Layouts, physical
 from plait.backends.tvm.partition import Group
 from plait.backends.tvm.shapes import components, to_shape
-from plait.ir import Constant, IntLike, Op, Region, Type, Value
+from plait.ir import Constant, IntLike, Op, Region, ShapedType, Type, Value
 from plait.ir.graph import DimRange
 
 ParameterKey = tuple[Constant, str]
@@ -166,10 +166,11 @@ class Frame:
         """Give the bytes of an operand the shape of the result."""
         (result,), source = op.results, op.operands[0]
         array = self.read(source)
-        before = physical(self.layouts.get(source), source.shaped.shape)
-        after = physical(self.layouts.get(result), result.shaped.shape)
-        if before != after:
-            array = self.emit(relax.op.reshape(array, self.shape(after)))
+        if isinstance(result.type, ShapedType):
+            before = physical(self.layouts.get(source), source.shaped.shape)
+            after = physical(self.layouts.get(result), result.shaped.shape)
+            if before != after:
+                array = self.emit(relax.op.reshape(array, self.shape(after)))
         self.write(result, array)
 
 
