@@ -51,7 +51,11 @@ def tvm_target(target: Target) -> Any:
     import tvm
 
     if isinstance(target, CpuTarget):
-        return tvm.target.Target({"kind": "llvm", "mcpu": target.processor, "num-cores": target.threads})
+        described = {"kind": "llvm", "mcpu": target.processor, "num-cores": target.threads}
+        if target.vector_bits == 512:
+            # LLVM halves vectors of 512 bits on processors that once slowed down for them.
+            described["mattr"] = ["-prefer-256-bit"]
+        return tvm.target.Target(described)
     assert isinstance(target, GpuTarget)
     return tvm.target.Target(
         {

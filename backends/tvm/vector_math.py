@@ -3,7 +3,7 @@
 LLVM calls the C library for these functions, one lane at a time.  The approximations here
 are within a few units in the last place: exp by range reduction to 2^n times a polynomial
 (Cephes, expf), tanh and erf as ratios of polynomials (the coefficients that Eigen uses).
-Infinities and NaN give what the C library gives; results below 2^-126 become zero.
+Infinities and NaN give what the C library gives; results below 2^-125 become zero.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tvm.ir.expr import Call
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 _LOG2_E = 1.44269504088896341
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
-#: Arguments outside of this range overflow, or give less than the least normal number.
-_EXP_LOW, _EXP_HIGH = -87.33654022216797, 88.72283172607422
+#: Below, the power of two is zero; above, the product overflows.
+_EXP_LOW, _EXP_HIGH = -87.33654022216797, 89.0
 
 _TANH_LIMIT = 7.90531110763549805
 _TANH_ABOVE = (
@@ -83,22 +83,17 @@ def _exp(x: Expr) -> Expr:
 
         def scaled(r: Expr) -> Expr:
             value = _polynomial(_EXP, r) * r * r + r + _f32(1.0)
-            # In two factors, as 2^n may be no normal number where the result is one.
-            whole = tirx.Cast("int32", n)
-            half = whole >> tirx.const(1, "int32")
-            return value * _power_of_two(half) * _power_of_two(whole - half)
+            # 2^(n - 1), as 2^n may be no normal number where the result is one.
+            return value * _power_of_two(tirx.Cast("int32", n) - tirx.const(1, "int32")) * _f32(2.0)
 
         return _named(rest, scaled)
 
     inside = _named(tirx.floor(clamped * _f32(_LOG2_E) + _f32(0.5)), reduced)
-    # Comparisons with NaN may hold in vectors, so that it is asked for first.
-    low = tirx.Select(x < _f32(_EXP_LOW), _f32(0.0), inside)
-    bounded = tirx.Select(x > _f32(_EXP_HIGH), tirx.infinity("float32"), low)
-    return tirx.Select(tirx.isnan(x), x, bounded)
+    return tirx.Select(tirx.isnan(x), x, inside)
 
 
 def _power_of_two(n: Expr) -> Expr:
-    """2^n for an integer n from -126 to 127."""
+    """2^n for an integer n from -126 to 127; zero for -127."""
     return tirx.reinterpret("float32", (n + tirx.const(127, "int32")) << tirx.const(23, "int32"))
 
 

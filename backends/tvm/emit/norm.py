@@ -8,9 +8,11 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from plait.backends.tvm.emit.cpu.rows import Element, Row, row_map
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.reduce import count_of, reduce_axes
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
+from plait.ir import Value
 from plait.ir.ops import nn
 from plait.ir.types import ShapedType
 
@@ -24,16 +26,51 @@ def _cast(dtype: str, x: Expr) -> Expr:
     return x if str(x.ty.dtype) == dtype else tirx.Cast(dtype, x)
 
 
+def _guarded_power(x: Expr, largest: Expr, dtype: str, guarded: bool) -> Expr:
+    """e^(x - largest); zero where `guarded` and x is absent."""
+    wide = _accumulator(dtype)
+    found = tirx.exp(_cast(wide, x) - _cast(wide, largest))
+    # The largest of a row that holds nothing is the lowest number itself.
+    return tirx.Select(x > tirx.min_value(dtype), found, number(0, wide)) if guarded else found
+
+
+def _guarded_divisor(total: Expr, guarded: bool) -> Expr:
+    """What the powers of a row are divided by: one where the row holds nothing."""
+    dtype = str(total.ty.dtype)
+    return tirx.Select(total == number(0, dtype), number(1, dtype), total) if guarded else total
+
+
 def softmax(
-    emitter: Emitter, x: te.Tensor, axis: int, kind: ShapedType, *, guarded: bool = False
+    emitter: Emitter,
+    x: te.Tensor,
+    axis: int,
+    kind: ShapedType,
+    *,
+    guarded: bool = False,
+    value: Value | None = None,
 ) -> te.Tensor:
     """e^x / sum(e^x) along an axis, the largest element taken out first.
 
     Where `guarded`, the lowest number and minus infinity count as absent elements: they
     get zero, and a row of nothing else is all zeros.  Half precision is computed in f32.
+
+    Args:
+        value: what `x` is, where it comes from outside of the kernel.
     """
     dtype = emitter.dtype(kind)
     wide = _accumulator(dtype)
+
+    def row_softmax(row: Row) -> Element:
+        def here(column: Expr) -> Expr:
+            return x(*row.place, column)
+
+        largest = row.fold(here, tirx.max, tirx.min_value(dtype))
+        powers = row.kept(lambda column: _guarded_power(here(column), largest, dtype, guarded))
+        factor = row.scalar(number(1, wide) / _guarded_divisor(row.total(powers), guarded))
+        return lambda column: powers(column) * factor
+
+    if (found := row_map(emitter, x, kind, axis, row_softmax, "softmax", value)) is not None:
+        return found
     rest = [a for a in range(kind.rank) if a != axis]
 
     def outside(i: Sequence[Expr]) -> list[Expr]:
@@ -42,19 +79,14 @@ def softmax(
     largest = reduce_axes(emitter, kind, (axis,), lambda *i: x(*i), te.max, "largest")
 
     def power(*i: Expr) -> Expr:
-        found = tirx.exp(_cast(wide, x(*i)) - _cast(wide, largest(*outside(i))))
-        # The largest of a row that holds nothing is the lowest number itself.
-        return tirx.Select(x(*i) > tirx.min_value(dtype), found, number(0, wide)) if guarded else found
+        return _guarded_power(x(*i), largest(*outside(i)), dtype, guarded)
 
     shape = emitter.shape(kind.shape)
     powers = te.compute(shape, power, name="powers")
     total = reduce_axes(emitter, kind, (axis,), lambda *i: powers(*i), te.sum, "total")
 
     def at(*i: Expr) -> Expr:
-        divisor = total(*outside(i))
-        if guarded:
-            divisor = tirx.Select(divisor == number(0, wide), number(1, wide), divisor)
-        return _cast(dtype, powers(*i) / divisor)
+        return _cast(dtype, powers(*i) / _guarded_divisor(total(*outside(i)), guarded))
 
     return te.compute(shape, at, name="softmax")
 
@@ -62,18 +94,30 @@ def softmax(
 @emit(nn.Softmax, kind=Kind.CONTRACTION)
 def _softmax(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind = op.x.type
-    return softmax(emitter, args.x, op.axis % kind.rank, kind)
+    return softmax(emitter, args.x, op.axis % kind.rank, kind, value=op.x)
 
 
 @emit(nn.LogSoftmax, kind=Kind.CONTRACTION)
 def _log_softmax(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind = op.x.type
     axis = op.axis % kind.rank
-    rest = [a for a in range(kind.rank) if a != axis]
-    largest = reduce_axes(emitter, kind, (axis,), lambda *i: args.x(*i), te.max, "largest")
-
     dtype = emitter.dtype(kind)
     wide = _accumulator(dtype)
+
+    def row_log_softmax(row: Row) -> Element:
+        def here(column: Expr) -> Expr:
+            return args.x(*row.place, column)
+
+        largest = row.fold(here, tirx.max, tirx.min_value(dtype))
+        total = row.total(lambda column: tirx.exp(here(column) - largest))
+        offset = row.scalar(tirx.log(total))
+        return lambda column: here(column) - largest - offset
+
+    found = row_map(emitter, args.x, kind, axis, row_log_softmax, "log_softmax", op.x)
+    if found is not None:
+        return found
+    rest = [a for a in range(kind.rank) if a != axis]
+    largest = reduce_axes(emitter, kind, (axis,), lambda *i: args.x(*i), te.max, "largest")
 
     def centred(*i: Expr) -> Expr:
         return _cast(wide, args.x(*i)) - _cast(wide, largest(*(i[a] for a in rest)))
@@ -144,6 +188,22 @@ def _normalised(
 def _layer_norm(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind = op.x.type
     axes = tuple(range(kind.rank - op.axes, kind.rank))
+    count = count_of(emitter, kind, axes, emitter.dtype(kind))
+
+    def row_norm(row: Row) -> Element:
+        def here(column: Expr) -> Expr:
+            return args.x(*row.place, column)
+
+        mean = row.scalar(row.total(here) / count)
+        spread = row.total(lambda column: (here(column) - mean) * (here(column) - mean))
+        epsilon = number(op.epsilon, "float32")
+        factor = row.scalar(number(1, "float32") / tirx.sqrt(spread / count + epsilon))
+        return lambda column: (here(column) - mean) * factor
+
+    if op.axes == 1:
+        rows = row_map(emitter, args.x, kind, axes[0], row_norm, "normalised", op.x)
+        if rows is not None:
+            return te.compute(rows.shape, lambda *i: _affine(rows(*i), args, i[-1:]), name="layer_norm")
     return _normalised(
         emitter, args.x, kind, axes, op.epsilon, lambda i, y: _affine(y, args, i[-op.axes :]), "layer_norm"
     )
@@ -154,12 +214,27 @@ def _rms_norm(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     kind = op.x.type
     dtype = emitter.dtype(kind)
     axis = kind.rank - 1
-    square = reduce_axes(emitter, kind, (axis,), lambda *i: args.x(*i) * args.x(*i), te.sum, "square")
     count = count_of(emitter, kind, (axis,), dtype)
 
-    def at(*i: Expr) -> Expr:
-        result = args.x(*i) / tirx.sqrt(square(*i[:-1]) / count + number(op.epsilon, dtype))
+    def scaled(result: Expr, i: Sequence[Expr]) -> Expr:
         return result if args.scale is None else result * args.scale(i[-1])
+
+    def row_norm(row: Row) -> Element:
+        def here(column: Expr) -> Expr:
+            return args.x(*row.place, column)
+
+        square = row.total(lambda column: here(column) * here(column))
+        epsilon = number(op.epsilon, dtype)
+        factor = row.scalar(number(1, dtype) / tirx.sqrt(square / count + epsilon))
+        return lambda column: here(column) * factor
+
+    rows = row_map(emitter, args.x, kind, axis, row_norm, "normalised", op.x)
+    if rows is not None:
+        return te.compute(rows.shape, lambda *i: scaled(rows(*i), i), name="rms_norm")
+    square = reduce_axes(emitter, kind, (axis,), lambda *i: args.x(*i) * args.x(*i), te.sum, "square")
+
+    def at(*i: Expr) -> Expr:
+        return scaled(args.x(*i) / tirx.sqrt(square(*i[:-1]) / count + number(op.epsilon, dtype)), i)
 
     return te.compute(emitter.shape(kind.shape), at, name="rms_norm")
 
