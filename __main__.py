@@ -181,15 +181,18 @@ def read_inputs(
 def kernel_table(executable: Any) -> Table:
     """The kernels of an executable, one row each."""
     table = Table(title=f"{len(executable.kernels)} kernels for {executable.target.name}")
-    columns = ("kernel", "calls", "registers", "shared bytes", "spills", "grid", "block", "IR ops")
+    columns = ["kernel", "calls", "method"]
+    resources = ["registers", "shared_bytes", "spill_bytes", "grid", "block"]
+    if executable.target.kind == "gpu":
+        columns += ["registers", "shared bytes", "spills", "grid", "block"]
+    else:
+        resources = []
+    columns.append("IR ops")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in executable.kernels:
         data = row.to_dict()
-        cells = [
-            data.get(k)
-            for k in ("name", "calls", "registers", "shared_bytes", "spill_bytes", "grid", "block")
-        ]
+        cells = [data.get(k) for k in ("name", "calls", "method", *resources)]
         table.add_row(*("" if c is None else str(c) for c in cells), ", ".join(f"%{o}" for o in row.ops))
     return table
 
@@ -431,6 +434,9 @@ def compile_command(
     report: Annotated[
         bool, typer.Option("--report", help="Report on the quality of the GPU kernels instead.")
     ] = False,
+    tune: Annotated[
+        float | None, typer.Option(help="Seconds to search for faster kernels first, on this machine's CPU.")
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -451,6 +457,7 @@ def compile_command(
             isolate=isolate,
             cache=cache,
             timeout_s=timeout,
+            tune_s=tune,
         )
     seconds = time.perf_counter() - start
     if output is not None:

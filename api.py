@@ -171,6 +171,7 @@ def compile(
     isolate: bool | None = None,
     cache: bool | str | Path = True,
     timeout_s: float | None = 1800.0,
+    tune_s: float | None = None,
 ) -> Executable:
     """Compile a graph (or what `lower` takes) for a target.
 
@@ -185,6 +186,9 @@ def compile(
         cache: keep the executable, and take it from there the next time: in
             `$XDG_CACHE_HOME/plait/compile` (by default below `~/.cache`), or in the folder given.
         timeout_s: seconds after which the worker process is stopped; None for never.
+        tune_s: for the CPU target, seconds to search for faster kernels first, by measuring on this
+            machine; what is found goes to a tuning database (`$XDG_CACHE_HOME/plait/tuning`), which
+            later compilations read.
 
     Raises:
         CompileError: with all ops the target cannot run, at once; or the code generator crashed or hung,
@@ -202,6 +206,7 @@ def compile(
         isolate=isolate,
         cache=cache,
         timeout_s=timeout_s,
+        tune_s=tune_s,
     )
 
 

@@ -24,8 +24,10 @@ from plait.backends.isolation import (
     compile_in_worker,
     compile_worker,
     extension_modules,
+    tune_in_worker,
 )
-from plait.backends.targets import Target, resolve_target
+from plait.backends.targets import CpuTarget, Target, resolve_target
+from plait.backends.tuning import digest as tuning_digest
 from plait.ir import CompileError, Graph, InputError, print_graph
 from plait.ir.bind import bind_dims
 
@@ -50,6 +52,7 @@ def compile_graph(
     timeout_s: float | None = DEFAULT_SECONDS,
     bundle_dir: str | Path | None = ".",
     progress: Progress | None = None,
+    tune_s: float | None = None,
 ) -> Executable:
     """Compile a graph.
 
@@ -65,6 +68,7 @@ def compile_graph(
         timeout_s: seconds after which the worker process is stopped; None for never.
         bundle_dir: folder in which a crash of the worker leaves a bundle that repeats it; None for none.
         progress: see `plait.backends.tvm.compile.Progress`.
+        tune_s: seconds to search for faster kernels first, which the user's tuning database keeps.
 
     Raises:
         CompileError: an unknown target, ops that cannot be compiled (all at once), a
@@ -73,6 +77,8 @@ def compile_graph(
     """
     started = time.perf_counter()
     found = resolve_target(target, threads=threads)
+    if tune_s is not None:
+        _tune(graph, found, tune_s, dims, prepare, isolate, timeout_s, bundle_dir, progress)
     store = None if cache is False else Cache("compile", None if cache is True else cache)
     key = None if store is None else compile_key(graph, found, dims or {}, recipe)
     if store is not None and key is not None:
@@ -89,6 +95,41 @@ def compile_graph(
     if isolated:
         return _from_worker(final, found, store, key, progress, timeout_s, bundle_dir)
     return _from_here(final, found, store, key, progress)
+
+
+def _tune(
+    graph: Graph,
+    target: Target,
+    tune_s: float,
+    dims: Mapping[str, int] | None,
+    prepare: Callable[[Graph], Graph] | None,
+    isolate: bool | None,
+    timeout_s: float | None,
+    bundle_dir: str | Path | None,
+    progress: Progress | None,
+) -> None:
+    """Add faster choices to the user's tuning database.  Raises CompileError for a target without such."""
+    if not isinstance(target, CpuTarget):
+        raise CompileError(
+            f"there is nothing to tune for {target.name}",
+            why="choices are measured on the processor that runs them",
+            remedy="tune for the target cpu",
+        )
+    if tune_s <= 0:
+        raise CompileError(f"tuning for {tune_s:g} seconds is no search", remedy="give a number above 0")
+    final = bind_dims(graph, dims) if dims else graph
+    if prepare is not None:
+        final = prepare(final)
+    if can_isolate(graph) if isolate is None else isolate:
+        folder = None if bundle_dir is None else Path(bundle_dir)
+        tune_in_worker(final, target, tune_s, progress=progress, seconds=timeout_s, bundle_dir=folder)
+        return
+    from plait.backends.tvm.toolchain import require_tvm
+
+    require_tvm()
+    from plait.backends.tvm.search import tune_for_user
+
+    tune_for_user(final, target, tune_s, progress)
 
 
 def _from_here(
@@ -163,7 +204,7 @@ def _cached(store: Cache, key: str) -> Executable | None:
 def compile_key(graph: Graph, target: Target, dims: Mapping[str, int], recipe: str) -> str | None:
     """The name of a compilation in the cache; None where what it depends on cannot be told.
 
-    It covers the text of the graph with the hashes of its constants and with its
+    It covers the tuning databases and the text of the graph with the hashes of its constants and with its
     locations, which kernel tables and CUDA text show; dims, target and recipe; the
     sources of plait and of extensions; and the versions of the packages at work.
     """
@@ -181,6 +222,7 @@ def compile_key(graph: Graph, target: Target, dims: Mapping[str, int], recipe: s
         "machine": platform.machine(),
         "sources": sources,
         "versions": artifact.package_versions(),
+        "tuning": tuning_digest(target) if isinstance(target, CpuTarget) else None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest() + ".plait"
 

@@ -88,7 +88,7 @@ class Executable:
             if self._machine is None:
                 self._start()
             if isinstance(self.target, CpuTarget):
-                _use_threads(self.threads)
+                use_threads(self.threads)
             results = self._run(self._machine, self._parameters, bound.arrays, bound.dims)
         return _unpacked(from_tensors(results, self.graph, as_torch=bound.torch_results))
 
@@ -299,7 +299,7 @@ def _unpacked(results: Sequence[Any]) -> Any:
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def _use_threads(count: int) -> None:
+def use_threads(count: int) -> None:
     """Set the size of TVM's thread pool, which all executables share."""
     if _threads_in_use != [count]:
         import tvm

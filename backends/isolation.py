@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib.machinery import PathFinder
@@ -30,6 +30,7 @@ _DOING = {
     "lower": "generated code for",
     "assemble": "assembled the CUDA text of",
     "link": "generated machine code for",
+    "tune": "measured",
 }
 _SCRIPT = '''\
 """Compiles the graph as it was compiled when that failed, in this process."""
@@ -103,15 +104,40 @@ def compile_in_worker(
             path of the bundle where it was not a fault of the graph.
     """
     wanted = extension_modules(graph) if modules is None else list(modules)
+    job = {"output": str(output)}
+    return _in_worker(graph, target, job, wanted, progress=progress, seconds=seconds, bundle_dir=bundle_dir)
+
+
+def tune_in_worker(
+    graph: Graph,
+    target: Target,
+    tune_s: float,
+    *,
+    progress: Progress | None = None,
+    seconds: float | None = DEFAULT_SECONDS,
+    bundle_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Search for choices for `tune_s` seconds; see `compile_in_worker` and `TuningReport`."""
+    wanted = extension_modules(graph)
+    limit = None if seconds is None else seconds + tune_s
+    job = {"output": None, "tune": tune_s}
+    return _in_worker(graph, target, job, wanted, progress=progress, seconds=limit, bundle_dir=bundle_dir)
+
+
+def _in_worker(
+    graph: Graph,
+    target: Target,
+    task: Mapping[str, Any],
+    wanted: list[str],
+    *,
+    progress: Progress | None,
+    seconds: float | None,
+    bundle_dir: Path | None,
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "graph.plait"
         graph.save(saved)
-        job = {
-            "graph": str(saved),
-            "target": target.to_dict(),
-            "modules": wanted,
-            "output": str(output),
-        }
+        job = {"graph": str(saved), "target": target.to_dict(), "modules": wanted, **task}
         last = _Last(graph, progress)
         try:
             answer = compile_worker().run(job, report=last, seconds=seconds)

@@ -30,6 +30,9 @@ class Kernel:
         spill_bytes: bytes of registers spilled, stores and loads together.
         grid: blocks along x, y, z.
         block: threads of a block along x, y, z.
+        method: how it is computed. On a CPU "product 6 x 32" (its register tile), "Winograd F(4, 3), ...",
+            "rows by vectors of 16", "loops" of its own, or a "schedule" of a tensor expression; on a GPU
+            "tensor cores", "rows", "loops", or the rule of TVM that scheduled it.
         notes: where a schedule rule did not fit, and what was done instead.
     """
 
@@ -45,6 +48,7 @@ class Kernel:
     spill_bytes: int | None = None
     grid: Grid | None = None
     block: Grid | None = None
+    method: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -68,11 +72,12 @@ class Kernel:
 
 def kernel_table(kernels: Sequence[Kernel], *, width: int = 120) -> str:
     """The table as plain text, one kernel a line; the list of ops is cut to fit `width` columns."""
-    head = ("kernel", "calls", "registers", "shared bytes", "spills", "grid", "block", "ops")
+    head = ("kernel", "calls", "method", "registers", "shared bytes", "spills", "grid", "block", "ops")
     rows = [
         (
             kernel.name,
             str(kernel.calls),
+            kernel.method,
             _text(kernel.registers),
             _text(kernel.shared_bytes),
             _text(kernel.spill_bytes),
@@ -83,7 +88,7 @@ def kernel_table(kernels: Sequence[Kernel], *, width: int = 120) -> str:
         for kernel in kernels
     ]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head) - 1)]
-    left = {0, 5, 6}
+    left = {0, 2, 6, 7}
     lines = []
     for row in (head, *rows):
         cells = [

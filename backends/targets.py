@@ -47,6 +47,7 @@ class CpuTarget(Target):
         layouts: whether values may lie in memory in another order than the logical one.
         polynomials: whether exp, tanh and erf of f32 are computed by polynomials, in vectors.
         winograd: whether 3 x 3 convolutions may go through Winograd's transforms.
+        tuned: whether measured choices of register tiles go before estimates.
     """
 
     kind = "cpu"
@@ -57,6 +58,7 @@ class CpuTarget(Target):
     layouts: bool = True
     polynomials: bool = True
     winograd: bool = True
+    tuned: bool = True
 
     @property
     def lanes(self) -> int:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from plait.backends.targets import Target
+from plait.backends.targets import CpuTarget, Target
+from plait.backends.tuning import known_choices
 from plait.backends.tvm.control import scan_slices, write_control, write_host_call
 from plait.backends.tvm.emit import EMISSIONS, Kind, Source
 from plait.backends.tvm.frame import Frame, Parameter, ParameterKey, Plan
@@ -66,7 +67,8 @@ class _Builder:
     def __init__(self, graph: Graph, parts: Partition, target: Target, progress: EmitProgress | None) -> None:
         self.graph = graph
         self.layouts = {**parts.layouts, **channels_last_values(parts, target)}
-        self.groups = GroupEmitter(graph, target, self.layouts, progress)
+        choices = known_choices(target) if isinstance(target, CpuTarget) else None
+        self.groups = GroupEmitter(graph, target, self.layouts, progress, choices)
         self.parameters: dict[ParameterKey, Parameter] = {}
         self.builder = relax.BlockBuilder()
 

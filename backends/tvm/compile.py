@@ -85,12 +85,13 @@ def schedule_kernels(
             # Written as loops, with threads of its own.
             found: list[str] = []
             function = kernel.function.with_attr("tirx.is_scheduled", True)
+            kernel.method = "; ".join(loops.method for loops in kernel.stage.products) or "loops"
         elif isinstance(target, CpuTarget):
+            kernel.method = "schedule"
             function, found = schedule_for_cpu(kernel.function, target)
         else:
             from plait.backends.tvm.schedule_gpu import schedule as schedule_for_gpu
 
-            assert isinstance(target, GpuTarget)
             assert isinstance(target, GpuTarget)
             function, found = schedule_for_gpu(kernel, target)
             function = unroll_bool_vectors(function)
@@ -164,6 +165,7 @@ def kernel_row(kernel: KernelFunction, notes: list[str], **resources: Any) -> Ke
         opnames=tuple(op.opname for op in kernel.sites[0]),
         locations=tuple(places),
         calls=len(kernel.sites),
+        method=kernel.method,
         **given,
     )
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tvm import te, tirx
 
 from plait.backends.targets import Target
+from plait.backends.tuning import Choice
 from plait.backends.tvm.emit import EMISSIONS, Arguments, Emitter, Source, Stage
 from plait.backends.tvm.layouts import Layouts
 from plait.backends.tvm.partition import Group, reads
@@ -28,6 +30,7 @@ class KernelFunction:
         name: unique in the module, an identifier of C.
         function: its TIR.
         sites: the ops that each call computes.
+        method: how it is computed, in a few words; decided when it is scheduled.
     """
 
     name: str
@@ -35,6 +38,7 @@ class KernelFunction:
     stage: Stage
     outputs: list[tuple[list[Any], str]]
     sites: list[list[Op]] = field(default_factory=list)
+    method: str = ""
     pointer: Any = None  # its global variable in the module
 
     @property
@@ -76,13 +80,22 @@ class GroupCode:
 class GroupEmitter:
     """Emits groups, each distinct one once.
 
+    Args:
+        choices: how the products of groups are computed, by `structure`.
+
     Attributes:
         kernels: all kernels so far, in order of first use.
     """
 
     def __init__(
-        self, graph: Graph, target: Target, layouts: Layouts, progress: EmitProgress | None = None
+        self,
+        graph: Graph,
+        target: Target,
+        layouts: Layouts,
+        progress: EmitProgress | None = None,
+        choices: Mapping[str, Choice] | None = None,
     ) -> None:
+        self._choices = choices or {}
         self._progress = progress
         self.kernels: list[KernelFunction] = []
         self._graph = graph
@@ -110,6 +123,10 @@ class GroupEmitter:
             kernel.sites.append(group.ops)
         return code
 
+    def structure(self, group: Group) -> str:
+        """A hash of ops, types and layouts, not of names: groups that share it have the same kernels."""
+        return hashlib.sha256(repr(self._key(group, reads(group.ops))).encode()).hexdigest()[:24]
+
     def fresh(self, base: str) -> str:
         """`base`, or that with a number behind it where the name is taken."""
         name, count = base, 1
@@ -133,7 +150,8 @@ class GroupEmitter:
         return tuple(parts)
 
     def _emit(self, group: Group, slots: list[Value]) -> GroupCode:
-        emitter = Emitter(self._target, self._graph.constants, self._layouts)
+        choice = self._choices.get(self.structure(group)) if self._choices else None
+        emitter = Emitter(self._target, self._graph.constants, self._layouts, choice)
         inside: dict[Value, Any] = {}
 
         def lookup(value: Value) -> Any:

@@ -31,6 +31,7 @@ def schedule(kernel: KernelFunction, target: GpuTarget) -> tuple[Any, list[str]]
             notes.append(_note(names, own.__name__, error))
             continue
         if written is not None:
+            kernel.method = own.__name__.replace("_", " ")
             return written, notes
     if any(str(tensor.dtype) in ("float16", "int8") for tensor in kernel.stage.inputs):
         load_cuda_intrinsics()
@@ -46,6 +47,7 @@ def schedule(kernel: KernelFunction, target: GpuTarget) -> tuple[Any, list[str]]
                 continue
             if found is None:
                 continue
+            kernel.method = f"TVM's rule {type(rule).__name__}"
             schedules = found if isinstance(found, list) else [found]
             return schedules[0].mod["main"].with_attr("tirx.is_scheduled", True), notes
     raise compile_error(failure or RuntimeError("no rule fits"), kernel.sites[0], "schedule") from failure

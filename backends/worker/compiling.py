@@ -35,7 +35,8 @@ def run(job: dict[str, Any], report: Report) -> dict[str, Any]:
 
     A job has `graph` (path of a saved graph), `target`, `modules` (to import first), and
     `output`, the path for the executable, or None to compile each kernel alone, which
-    shows the one that crashes the code generator.
+    shows the one that crashes the code generator.  With `tune`, a number of seconds, it
+    searches for choices instead, and adds them to the user's tuning database.
     """
     try:
         return {"seconds": _compile(job, report)}
@@ -45,7 +46,7 @@ def run(job: dict[str, Any], report: Report) -> dict[str, Any]:
         return {"error": None, "why": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
-def _compile(job: dict[str, Any], report: Report) -> dict[str, float]:
+def _compile(job: dict[str, Any], report: Report) -> dict[str, Any]:
     from plait.backends.tvm.toolchain import require_tvm
 
     for module in job["modules"]:
@@ -59,6 +60,10 @@ def _compile(job: dict[str, Any], report: Report) -> dict[str, float]:
 
     graph = load(job["graph"])
     target = Target.from_dict(job["target"])
+    if job.get("tune") is not None:
+        from plait.backends.tvm.search import tune_for_user
+
+        return tune_for_user(graph, target, job["tune"], progress).to_dict()
     if job["output"] is None:
         compile_each(graph, target, progress)
         return {}

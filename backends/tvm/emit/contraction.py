@@ -15,7 +15,7 @@ from tvm.ir import Expr
 
 from plait.backends.targets import CpuTarget
 from plait.backends.tvm.emit.cpu.product import Product
-from plait.backends.tvm.emit.cpu.tiles import choose_tile
+from plait.backends.tvm.emit.cpu.tiles import chosen_tile
 from plait.backends.tvm.emit.cpu.writer import element_bits
 from plait.backends.tvm.emit.expressions import number, size_of
 from plait.backends.tvm.emit.loops import whole
@@ -71,7 +71,7 @@ def matrix_product(
     for dim in rows:
         count = count * dim
     known = columns if isinstance(columns, int) else _MANY
-    tile = choose_tile(emitter.target, count, known, bits=element_bits(dtype))
+    tile, rows_first = chosen_tile(emitter, count, known, depth, bits=element_bits(dtype))
     stored = []
     if packed is not None:
         weight, decode = packed(tile.lanes)
@@ -101,6 +101,7 @@ def matrix_product(
         right=read_right,
         place=lambda b, r, column: (*b, *r, column),
         stored=stored,
+        rows_first=rows_first,
     )
     return te.compute(shape, lambda *i: finish(i, sums(*i)), name=f"{name}_result")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from tvm.ir import Expr
 from plait.backends.targets import CpuTarget
 from plait.backends.tvm.emit.cpu.product import Product
 from plait.backends.tvm.emit.cpu.reader import Place
-from plait.backends.tvm.emit.cpu.tiles import choose_tile, packing
+from plait.backends.tvm.emit.cpu.tiles import chosen_tile, packing
 from plait.backends.tvm.emit.cpu.writer import element_bits
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.images import depthwise_window, transformed
@@ -128,10 +129,11 @@ def _tiled(
     pixels: IntLike = 1
     for dim in (kind.shape[0], *result.shape[2:]):
         pixels = pixels * dim
-    tile = choose_tile(
-        emitter.target,
+    tile, rows_first = chosen_tile(
+        emitter,
         pixels,
         int(per_group),
+        int(channels_in) * math.prod(map(int, kernel)),
         bits=element_bits(dtype),
         divides=int(per_group) if op.groups > 1 else None,
     )
@@ -174,6 +176,7 @@ def _tiled(
         right=right,
         place=lambda b, row, column: (row[0], column, *row[1:]),
         stored=[x] if x.op.name == "pad" else [],
+        rows_first=rows_first,
     )
     return sums
 

@@ -10,9 +10,9 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.targets import CpuTarget
-from plait.backends.tvm.emit.cpu.tiles import choose_tile
+from plait.backends.tvm.emit.cpu.tiles import chosen_tile
 from plait.backends.tvm.emit.cpu.window import Window
-from plait.backends.tvm.emit.cpu.winograd import Winograd, choose_transforms
+from plait.backends.tvm.emit.cpu.winograd import TRANSFORMS, Winograd, choose_transforms
 from plait.backends.tvm.emit.table import Arguments, Emitter, Packing
 from plait.ir import Dim, TensorType
 
@@ -33,11 +33,15 @@ def transformed(
     if any(isinstance(dim, Dim) for dim in (*size, *op.x.type.shape[2:])) or channels_in % target.lanes:
         return None
     images = _BATCH if isinstance(n, Dim) else int(n)
-    transforms = choose_transforms(target, images, (channels_in, channels_out), (int(size[0]), int(size[1])))
+    if emitter.choice is not None:
+        transforms = TRANSFORMS.get(emitter.choice.transforms)
+    else:
+        area = (int(size[0]), int(size[1]))
+        transforms = choose_transforms(target, images, (channels_in, channels_out), area)
     if transforms is None:
         return None
     tiles = images * -(-int(size[0]) // transforms.m) * -(-int(size[1]) // transforms.m)
-    tile = choose_tile(target, tiles, channels_out)
+    tile, _ = chosen_tile(emitter, tiles, channels_out, channels_in)
     blocks = -(-channels_out // tile.lanes)
     shape = (transforms.size**2, blocks, channels_in, tile.lanes)
     weight = emitter.packed(op.w, shape, transforms.packing(tile.lanes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from tvm import te, tirx
@@ -18,6 +18,9 @@ from tvm.ir import Expr
 from plait.backends.targets import CpuTarget, Target
 from plait.backends.tvm.shapes import components, to_expression
 from plait.ir import Constant, IntLike, Op, Type, Value
+
+if TYPE_CHECKING:
+    from plait.backends.tuning import Choice
 
 
 class Kind(enum.Enum):
@@ -92,7 +95,9 @@ class Source:
 class Stage:
     """One kernel of a group: outputs as tensor expressions over placeholders.
 
-    `products` are the matrix products among them that tensor cores can compute.
+    Attributes:
+        products: on a GPU, the matrix products among them that tensor cores can compute; on a CPU, the
+            sums that loops of the kernel compute.
     """
 
     suffix: str
@@ -108,9 +113,13 @@ class Loops(Protocol):
 
     Attributes:
         sums: stands for the tensor in the expressions of the map.
+        method: says in a few words how it is computed.
     """
 
     sums: te.Tensor
+
+    @property
+    def method(self) -> str: ...
 
     def write(self, read: Any, result: te.Tensor, axes: Sequence[int], buffer: Any) -> None:
         """Write the loops that compute `result` into a buffer."""
@@ -138,6 +147,7 @@ class Emitter:
         target: what the kernels are for.
         constants: constants of the graph by name, for the scales of quantised types.
         layouts: which axis of a value each axis in memory is, where that is not the logical order.
+        choice: how products are computed where measurements have decided; None leaves it to estimates.
         products: sums that kernels compute by loops of their own (on a CPU) or that tensor cores can
             compute (on a GPU), by the operation that stands for them.
     """
@@ -145,6 +155,7 @@ class Emitter:
     target: Target
     constants: dict[str, Constant]
     layouts: Mapping[Value, tuple[int, ...]] = field(default_factory=dict)
+    choice: Choice | None = None
     variables: dict[str, tirx.Var] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
     products: dict[Any, Any] = field(default_factory=dict)
@@ -157,6 +168,12 @@ class Emitter:
     @property
     def is_cpu(self) -> bool:
         return isinstance(self.target, CpuTarget)
+
+    @property
+    def cpu(self) -> CpuTarget:
+        """The target, which is a CPU."""
+        assert isinstance(self.target, CpuTarget)
+        return self.target
 
     def dim(self, dim: IntLike) -> Expr:
         """A dim as an expression over this group's variables."""

@@ -50,6 +50,7 @@ class Product:
         right: the element at (batch, block of columns, depth, lane).
         place: where the sum of (batch, row, column) stands in `sums`.
         stored: maps that are computed before the sums, into arrays of their own.
+        rows_first: whether the strips of rows are the outer loop and the blocks of columns the inner one.
     """
 
     sums: te.Tensor
@@ -62,6 +63,12 @@ class Product:
     right: Callable[[Place, Expr, Place, Expr], Expr]
     place: Callable[[Place, Place, Expr], Sequence[Expr]]
     stored: list[te.Tensor] = field(default_factory=list)
+    rows_first: bool = False
+
+    @property
+    def method(self) -> str:
+        """How it is computed."""
+        return f"product {self.tile}{', rows first' if self.rows_first else ''}"
 
     def write(self, read: Reader, result: te.Tensor, axes: Sequence[int], buffer: Any) -> None:
         """Write the loops.
@@ -95,9 +102,12 @@ class Product:
         tile, rows = self.tile, product(self.rows)
         blocks = tirx.floordiv(self.columns + (tile.lanes - 1), whole(tile.lanes))
         strips = tirx.floordiv(rows + (tile.rows - 1), whole(tile.rows))
-        grid = [*self.batch, blocks, strips]
+        inner = [strips, blocks] if self.rows_first else [blocks, strips]
+        grid = [*self.batch, *inner]
         with parallel(product(grid)) as index:
             *lead, block, strip = places(index, grid)
+            if self.rows_first:
+                block, strip = strip, block
             numbers = [strip * tile.rows + r for r in range(tile.rows)]
             if not _divides(tile.rows, rows):
                 # Rows past the end repeat the last one.

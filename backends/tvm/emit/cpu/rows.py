@@ -135,6 +135,11 @@ class Rows:
     width: int
     body: Callable[[Row], Element]
 
+    @property
+    def method(self) -> str:
+        """How it is computed."""
+        return f"rows by vectors of {self.width}"
+
     def write(self, read: Reader, result: te.Tensor, axes: Sequence[int], buffer: Any) -> None:
         """Write the loops; see `Product.write`."""
         *lead, size = self.sums.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,13 @@ from plait.backends.targets import CpuTarget
 from plait.backends.tvm.emit.table import Packing
 from plait.ir import IntLike
 
+if TYPE_CHECKING:
+    from plait.backends.tvm.emit.table import Emitter
+
 #: Sums in flight that keep two pipelines of latency four to five busy.
 _BUSY = 10
+#: Bytes of weights that stay in the cache of a core while strips of rows pass by.
+_SMALL_WEIGHTS = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,9 @@ class Tile:
     rows: int
     vectors: int
     width: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.lanes}"
 
     @property
     def lanes(self) -> int:
@@ -55,13 +64,14 @@ def choose_tile(
             if height * vectors + vectors + 1 > target.registers and height * vectors > 1:
                 break
             tile = Tile(height, vectors, width)
-            cost = _cost(tile, rows, columns)
+            cost = tile_cost(tile, rows, columns)
             if best is None or cost < best[0]:
                 best = (cost, tile)
     return best[1] if best is not None else Tile(1, 1, width)
 
 
-def _cost(tile: Tile, rows: IntLike, columns: int) -> float:
+def tile_cost(tile: Tile, rows: IntLike, columns: int) -> float:
+    """Cycles per useful multiply-add of one vector, as far as they can be estimated."""
     sums = tile.rows * tile.vectors
     cycles = max(sums, tile.rows + tile.vectors, _BUSY) / 2
     # Loads that fill the other pipelines leave less room for waiting on memory.
@@ -74,6 +84,29 @@ def _cost(tile: Tile, rows: IntLike, columns: int) -> float:
         computed *= 1.05 if factor >= 32 else tile.rows**0.5
     # Of tiles that take equally long, the one that computes less for nothing.
     return cycles / sums * computed**1.1
+
+
+def chosen_tile(
+    emitter: Emitter,
+    rows: IntLike,
+    columns: int,
+    depth: IntLike,
+    *,
+    bits: int = 32,
+    divides: int | None = None,
+) -> tuple[Tile, bool]:
+    """The register tile of a product, and whether its strips of rows are the outer loop.
+
+    Where no measurement decides, `choose_tile` does (see there for the arguments), and weights that
+    stay in the cache of a core are the inner loop.
+    """
+    target, choice = emitter.cpu, emitter.choice
+    if choice is not None:
+        tile = Tile(choice.rows, choice.vectors, target.vector_bits // bits)
+        if choice.fits(target.registers) and (divides is None or divides % tile.lanes == 0):
+            return tile, choice.rows_first
+    small = isinstance(depth, int) and depth * columns * bits // 8 <= _SMALL_WEIGHTS
+    return choose_tile(target, rows, columns, bits=bits, divides=divides), small
 
 
 def pack_columns(lanes: int, matrix: np.ndarray) -> np.ndarray:

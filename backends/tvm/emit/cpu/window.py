@@ -54,6 +54,11 @@ class Window:
     read: Callable[[Expr, Expr, Expr, Expr], Expr]
     combine: Callable[[Expr, Expr, Expr, tuple[Expr, Expr]], Expr]
 
+    @property
+    def method(self) -> str:
+        """How it is computed."""
+        return f"window of {self.width} channels"
+
     def write(self, read: Reader, result: te.Tensor, axes: Sequence[int], buffer: Any) -> None:
         """Write the loops; see `Product.write`."""
         n, channels, height, width = self.sums.shape

@@ -93,6 +93,9 @@ F4 = Transforms(
     np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], float),
 )
 
+#: By m; without an entry, a convolution is a direct sum.
+TRANSFORMS = {transforms.m: transforms for transforms in (F2, F4)}
+
 
 def choose_transforms(
     target: CpuTarget, images: int, channels: tuple[int, int], size: tuple[int, int]
@@ -151,6 +154,11 @@ class Winograd:
     pad: tuple[int, int]
     read: Callable[[Expr, Expr, Expr, Expr], Expr]
     weight: Callable[[Expr, Expr, Expr, Expr], Expr]
+
+    @property
+    def method(self) -> str:
+        """How it is computed."""
+        return f"Winograd F({self.transforms.m}, 3), product {self.tile}"
 
     def write(self, read: Reader, result: te.Tensor, axes: Sequence[int], buffer: Any) -> None:
         """Write the loops; see `Product.write`."""
@@ -288,4 +296,4 @@ def _combined(coefficients: np.ndarray, terms: Sequence[Expr]) -> Expr:
     return total
 
 
-__all__ = ["F2", "F4", "Transforms", "Winograd", "choose_transforms"]
+__all__ = ["F2", "F4", "TRANSFORMS", "Transforms", "Winograd", "choose_transforms"]
