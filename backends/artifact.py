@@ -1,7 +1,7 @@
 """Executables on disk: one zip file.
 
-manifest.json            format, versions, target, order of dims and parameters, kernel table, SHA-256 of each
-                         other entry
+manifest.json            format, versions, target, order of dims and parameters, places of intermediate
+                         arrays, kernel table, SHA-256 of each other entry
 graph.plait              the text of the graph
 constants.safetensors    constants of the graph
 parameters.safetensors   those that the kernels take in another layout
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import safetensors.numpy
 
+from plait.backends.arena import Arena
 from plait.backends.container import Container, DamagedError, write_container
 from plait.backends.images import image_entries, read_images
 from plait.backends.kernels import Kernel
@@ -37,7 +38,7 @@ from plait.ir.text.printer import print_graph
 if TYPE_CHECKING:
     from plait.backends.executable import Code, Executable
 
-FORMAT = 2
+FORMAT = 3
 _MAGIC = "plait-executable"
 #: Packages that decide what is compiled, and how it runs.
 PACKAGES = (
@@ -79,6 +80,7 @@ def write(graph: Graph, target: Target, code: Code, stream: BinaryIO) -> None:
         "dims": code.dims,
         "parameters": order,
         "kernels": [kernel.to_dict() for kernel in code.kernels],
+        "arena": code.arena.to_dict() if code.arena is not None else None,
         "calling": {name: image.calling() for name, image in code.images.items()},
     }
     write_container(stream, manifest, entries)
@@ -145,6 +147,7 @@ def _code(manifest: Mapping[str, Any], entries: Mapping[str, Buffer], graph: Gra
         tuple(Kernel.from_dict(entry) for entry in manifest["kernels"]),
         bytes(entries["kernels.cu"]).decode() if "kernels.cu" in entries else None,
         read_images(manifest["calling"], entries),
+        Arena.from_dict(manifest["arena"]) if manifest["arena"] is not None else None,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plait.backends.arena import Arena
 from plait.backends.artifact import StoredLibrary, save
 from plait.backends.binding import bind_arguments, finish_rows, from_tensors, signature, to_tensor
 from plait.backends.images import KernelImage
@@ -37,6 +38,7 @@ class Code:
         dims: names of the dims that the code takes first.
         kernels: the kernel table.
         cuda_source: text of all kernels together, on a GPU.
+        arena: on a CPU, the memory of intermediate arrays; the code takes it, and the constants, as a list.
         images: machine code of each kernel by its name, on a GPU.
         seconds: what the compilation took, by stage.
     """
@@ -47,6 +49,7 @@ class Code:
     kernels: tuple[Kernel, ...]
     cuda_source: str | None = None
     images: dict[str, KernelImage] = field(default_factory=dict)
+    arena: Arena | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -172,6 +175,7 @@ class Executable:
 
         require_tvm()
         import tvm
+        import tvm_ffi
         from tvm import relax
 
         import plait.backends.tvm.runtime  # noqa: F401  # registers what the code calls by name
@@ -187,9 +191,12 @@ class Executable:
             module = stored.load() if isinstance(stored, StoredLibrary) else stored
             machine = relax.VirtualMachine(module, tvm.cpu())
         tensors = [to_tensor(array) for array in self._code.parameters.values()]
-        self._parameters = (
-            tensors if isinstance(self.target, CpuTarget) else [t.copyto(tvm.cuda(0)) for t in tensors]
-        )
+        if isinstance(self.target, GpuTarget):
+            self._parameters = [tensor.copyto(tvm.cuda(0)) for tensor in tensors]
+        else:
+            arena = self._code.arena
+            tensors += [to_tensor(array) for array in arena.allocate()] if arena is not None else []
+            self._parameters = tensors if arena is None else [tvm_ffi.convert(tensors)]
         self._root, self._machine = module, machine
 
     def _run(

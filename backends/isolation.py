@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait.backends.artifact import PACKAGES
+from plait.backends.cache import cache_root
 from plait.backends.targets import Target
 from plait.backends.worker import compiling
 from plait.backends.worker.process import Worker, WorkerDied
@@ -137,7 +138,13 @@ def _in_worker(
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "graph.plait"
         graph.save(saved)
-        job = {"graph": str(saved), "target": target.to_dict(), "modules": wanted, **task}
+        job = {
+            "graph": str(saved),
+            "target": target.to_dict(),
+            "modules": wanted,
+            "cache_root": str(cache_root()),
+            **task,
+        }
         last = _Last(graph, progress)
         try:
             answer = compile_worker().run(job, report=last, seconds=seconds)

@@ -47,6 +47,7 @@ class CpuTarget(Target):
         layouts: whether values may lie in memory in another order than the logical one.
         polynomials: whether exp, tanh and erf of f32 are computed by polynomials, in vectors.
         winograd: whether 3 x 3 convolutions may go through Winograd's transforms.
+        dot_products: whether it adds four products of 8-bit integers at once, and may do so.
         tuned: whether measured choices of register tiles go before estimates.
     """
 
@@ -58,6 +59,7 @@ class CpuTarget(Target):
     layouts: bool = True
     polynomials: bool = True
     winograd: bool = True
+    dot_products: bool = False
     tuned: bool = True
 
     @property
@@ -116,14 +118,15 @@ def host_cpu() -> CpuTarget:
 
     features = binding.get_host_cpu_features()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    dots = False
     if features.get("avx512f"):
-        bits, registers = 512, 32
+        bits, registers, dots = 512, 32, bool(features.get("avx512vnni"))
     elif features.get("avx2"):
-        bits, registers = 256, 16
+        bits, registers, dots = 256, 16, bool(features.get("avxvnni"))
     else:
         # Both SSE2 and the NEON of 64-bit ARM are 128 bits wide.
         bits, registers = 128, 32 if platform.machine() in ("aarch64", "arm64") else 16
-    return CpuTarget("cpu", binding.get_host_cpu_name(), bits, registers, threads)
+    return CpuTarget("cpu", binding.get_host_cpu_name(), bits, registers, threads, dot_products=dots)
 
 
 def resolve_target(target: str | Target, *, threads: int | None = None) -> Target:

@@ -15,6 +15,7 @@ from tvm import relax
 from plait.backends.executable import Code
 from plait.backends.kernels import Kernel
 from plait.backends.targets import CpuTarget, GpuTarget, Target
+from plait.backends.tvm.arena import ArenaLayout, arena_pass
 from plait.backends.tvm.bool_vectors import unroll_bool_vectors
 from plait.backends.tvm.build import KernelFunction, Module, build_module
 from plait.backends.tvm.layouts import assign_layouts
@@ -27,11 +28,13 @@ from plait.ir import Graph, Op
 #: Called with the name of a stage, the steps done, the steps in all (0: not known), and the ops of the next.
 Progress = Callable[[str, int, int, Sequence[Op]], None]
 
-_LOWERING = (
+_PLANNING = (
     relax.transform.ToNonDataflow,
     relax.transform.RemovePurityChecking,
     relax.transform.CallTIRRewrite,
     relax.transform.StaticPlanBlockMemory,
+)
+_LOWERING = (
     relax.transform.LowerAllocTensor,
     relax.transform.KillAfterLastUse,
     relax.transform.LowerRuntimeBuiltin,
@@ -60,10 +63,11 @@ def compile_code(graph: Graph, target: Target, progress: Progress | None = None)
         for host in executable.mod.imports:
             host.clear_imports()  # TVM's own copy of the CUDA text, to be compiled where it is loaded
         return Code(executable, module.parameters, module.dims, kernels, source, images, seconds)
+    arena = ArenaLayout()
     with _timed(seconds, "lower"):
-        executable = lower(module, target)
+        executable = lower(module, target, arena)
     kernels = tuple(kernel_row(kernel, notes.get(kernel.name, [])) for kernel in module.kernels)
-    return Code(executable, module.parameters, module.dims, kernels, seconds=seconds)
+    return Code(executable, module.parameters, module.dims, kernels, arena=arena.arena(), seconds=seconds)
 
 
 @contextmanager
@@ -114,10 +118,20 @@ def _replace(module: Module, kernel: KernelFunction) -> None:
     module.relax_module.update_func(pointer, kernel.function.with_attr("global_symbol", kernel.name))
 
 
-def lower(module: Module, target: Target) -> Any:
-    """Machine code for the module: a Relax executable.  Raises CompileError naming the ops at fault."""
+def lower(module: Module, target: Target, arena: ArenaLayout | None = None) -> Any:
+    """Machine code for the module: a Relax executable.
+
+    Args:
+        arena: where constants and intermediate arrays of `main` are to be items of a list, see
+            `plait.backends.tvm.arena`; gets their places.
+
+    Raises CompileError naming the ops at fault.
+    """
     place = tvm_target(target)
-    passes = tvm.transform.Sequential([make() for make in _LOWERING])
+    middle = [] if arena is None else [arena_pass(arena, len(module.parameters))]
+    passes = tvm.transform.Sequential(
+        [*(make() for make in _PLANNING), *middle, *(make() for make in _LOWERING)]
+    )
     try:
         # Shared subexpressions would hide launch extents behind names of their own.
         with place, tvm.transform.PassContext(config={"tirx.disable_cse_tir": isinstance(target, GpuTarget)}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import importlib
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -33,7 +34,8 @@ def prepare() -> None:
 def run(job: dict[str, Any], report: Report) -> dict[str, Any]:
     """Do one job; errors are part of the answer.
 
-    A job has `graph` (path of a saved graph), `target`, `modules` (to import first), and
+    A job has `graph` (path of a saved graph), `target`, `modules` (to import first),
+    `cache_root` (where the caller keeps caches and tuning databases), and
     `output`, the path for the executable, or None to compile each kernel alone, which
     shows the one that crashes the code generator.  With `tune`, a number of seconds, it
     searches for choices instead, and adds them to the user's tuning database.
@@ -49,6 +51,7 @@ def run(job: dict[str, Any], report: Report) -> dict[str, Any]:
 def _compile(job: dict[str, Any], report: Report) -> dict[str, Any]:
     from plait.backends.tvm.toolchain import require_tvm
 
+    os.environ["XDG_CACHE_HOME"] = str(Path(job["cache_root"]).parent)
     for module in job["modules"]:
         importlib.import_module(module)
     require_tvm()

@@ -16,7 +16,9 @@ from plait.backends import CpuTarget, resolve_target
 from plait.backends.tvm.emit.cpu.tiles import choose_tile
 from plait.backends.tvm.emit.cpu.winograd import F2, F4, choose_transforms
 from plait.backends.tvm.layouts import assign_layouts, is_view
+from plait.ir import QuantType
 from plait.ir.ops import core
+from plait.ir.ops import nn as nn_ops
 
 HOST = resolve_target("cpu", threads=2)
 assert isinstance(HOST, CpuTarget)
@@ -249,3 +251,48 @@ def test_threads_do_not_change_results() -> None:
     exe.threads = max(2, os.cpu_count() or 1)
     two.append(exe(x))
     assert torch.equal(one[0], two[0])
+
+
+# -- dot products of 8-bit integers -----------------------------------------------------------
+def quantised_graph(signed: bool, zero_point: int, size: int) -> plait.Graph:
+    """A convolution and a dense layer over the same elements."""
+    random = np.random.default_rng(0)
+    graph = plait.Graph("dots")
+    x = graph.add_input("x", QuantType(8, signed, 0.02, (2, 32, size, size), zero_point=zero_point))
+    rows = graph.add_input("rows", QuantType(8, signed, 0.02, (3, size, 64), zero_point=zero_point))
+    graph.add_constant("scales", np.linspace(0.01, 0.03, 40).astype(np.float32))
+    weight = graph.add_constant(
+        "weight",
+        random.integers(-128, 128, (40, 32, 3, 3)).astype(np.int8),
+        QuantType(8, True, "scales", (40, 32, 3, 3), axis=0),
+    )
+    dense = graph.add_constant(
+        "dense", random.integers(-128, 128, (24, 64)).astype(np.int8), QuantType(8, True, 0.02, (24, 64))
+    )
+    bias = graph.add_constant("bias", random.integers(-900, 900, (40,)).astype(np.int32))
+    conv = graph.emit(nn_ops.Conv2d(x, weight, bias, stride=(2, 2), pad=(1, 1)))
+    graph.set_outputs([conv, graph.emit(nn_ops.Linear(rows, dense))])
+    graph.verify()
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("signed", "zero_point"), [(True, 0), (True, -128), (True, 7), (False, 0), (False, 131)]
+)
+@pytest.mark.parametrize("size", [1, 9])
+def test_dot_products_are_exact(signed: bool, zero_point: int, size: int) -> None:
+    """Sums of 8-bit products are whole numbers, the same by every method, at both ends of the range too."""
+    graph = quantised_graph(signed, zero_point, size)
+    random = np.random.default_rng(1)
+    low, high, kind = (-128, 128, np.int8) if signed else (0, 256, np.uint8)
+    inputs = {
+        "x": random.choice(np.array([low, high - 1, 3]), (2, 32, size, size)).astype(kind),
+        "rows": random.integers(low, high, (3, size, 64)).astype(kind),
+    }
+    expected = plait.interpret(graph, inputs)
+    for dots in {False, HOST.dot_products}:
+        target = replace(HOST, dot_products=dots)
+        exe = plait.compile(graph, target=target, pipeline="", isolate=False, cache=False)
+        assert sum("dots of 4" in kernel.method for kernel in exe.kernels) == 2 * dots
+        for found, wanted in zip(exe(**inputs), expected, strict=True):
+            assert np.array_equal(found, wanted.numpy())

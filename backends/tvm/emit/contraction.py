@@ -41,6 +41,7 @@ def matrix_product(
     packed: PackedRight | None,
     finish: Callable[[Index, Expr], Expr],
     name: str,
+    dots: bool = False,
 ) -> te.Tensor:
     """`finish(place, sum over r of left[batch, rows, r] * right[batch, r, column])`.
 
@@ -51,6 +52,7 @@ def matrix_product(
         right: its element by batch coordinates, depth and column.
         packed: the right operand in blocks of lanes, where it is laid out at compile time.
         finish: the result from its coordinates [batch, rows, column] and the sum.
+        dots: whether elements are words, see `emit.cpu.dot`.
 
     Returns:
         A tensor [batch, rows, columns].
@@ -102,6 +104,7 @@ def matrix_product(
         place=lambda b, r, column: (*b, *r, column),
         stored=stored,
         rows_first=rows_first,
+        dots=dots,
     )
     return te.compute(shape, lambda *i: finish(i, sums(*i)), name=f"{name}_result")
 

@@ -11,6 +11,13 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.targets import CpuTarget
+from plait.backends.tvm.emit.cpu.dot import (
+    DotOperands,
+    depth_in_words,
+    dot_operands,
+    place_in_elements,
+    words,
+)
 from plait.backends.tvm.emit.cpu.product import Product
 from plait.backends.tvm.emit.cpu.reader import Place
 from plait.backends.tvm.emit.cpu.tiles import chosen_tile, packing
@@ -77,11 +84,17 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         and not w.zero_point_per_channel
     ):
         tiled = transformed(op, args, emitter, pads)
+        dots = dot_operands(emitter, op.x, op.w, int(channels_in)) if op.groups == 1 else None
         if tiled is None:
-            tiled = _tiled(op, args, emitter, border, x.centred, w.centred, pads)
+            tiled = _tiled(op, args, emitter, border, x.centred, w.centred, pads, dots)
         if tiled is not None:
             shape = emitter.shape(op.result.type.shape)
-            return te.compute(shape, lambda *i: finish(i, tiled(*i)), name="conv_result")
+
+            def finished(*i: Expr) -> Expr:
+                total = tiled(*i)
+                return finish(i, total if dots is None else dots.corrected(total, i[1]))
+
+            return te.compute(shape, finished, name="conv_result")
     if depthwise and (found := depthwise_window(op, args, emitter, pads)) is not None:
         shape = emitter.shape(op.result.type.shape)
         return te.compute(shape, lambda *i: finish(i, found(*i)), name="conv_result")
@@ -114,6 +127,7 @@ def _tiled(
     centred: Callable[[Expr], Expr],
     decode: Callable[[Expr], Expr],
     pads: Sequence[tuple[int, int]],
+    dots: DotOperands | None,
 ) -> te.Tensor | None:
     """The sums [n, channels, pixels...] as a product: pixels are its rows, channels its columns.
 
@@ -140,25 +154,34 @@ def _tiled(
     if op.groups > 1 and per_group % tile.lanes:
         return None
     blocks = -(-int(per_group) // tile.lanes)
-    layout = packing(
-        tile.lanes,
-        "channels last",
-        groups=op.groups,
-        arrange=lambda array: np.moveaxis(array, 1, -1),
-    )
-    weight = emitter.packed(op.w, (blocks * op.groups, *kernel, channels_in, tile.lanes), layout)
+    depth = (*kernel, channels_in)
+    if dots is not None:
+        depth = depth_in_words(depth)
 
-    def left(b: Place, row: Place, block: Expr, depth: Place) -> Expr:
+    def arranged(array: np.ndarray) -> np.ndarray:
+        last = np.moveaxis(array, 1, -1)
+        return words(last) if dots is not None else last
+
+    key, kept = ("channels last", None) if dots is None else ("channels last, words", "int32")
+    layout = packing(tile.lanes, key, groups=op.groups, arrange=arranged, dtype=kept)
+    weight = emitter.packed(op.w, (blocks * op.groups, *depth, tile.lanes), layout)
+
+    def element(row: Place, block: Expr, depth: Place) -> Expr:
         *window, c = depth
         channel = tirx.floordiv(block, blocks) * channels_in + c if op.groups > 1 else c
         where = [p * s + k * d for p, s, k, d in zip(row[1:], op.stride, window, op.dilation, strict=True)]
-        return centred(x(row[0], *where, channel))
+        return x(row[0], *where, channel)
+
+    def left(b: Place, row: Place, block: Expr, depth: Place) -> Expr:
+        if dots is not None:
+            return dots.word(lambda k: element(row, block, place_in_elements(depth, k)))
+        return centred(element(row, block, depth))
 
     def right(b: Place, block: Expr, depth: Place, lane: Expr) -> Expr:
-        return decode(weight(block, *depth, lane))
+        found = weight(block, *depth, lane)
+        return found if dots is not None else decode(found)
 
     shape = emitter.shape(result.shape)
-    depth = (*kernel, channels_in)
     start = tuple(zeros[: len(depth)])
 
     def stand_in(*i: Expr) -> Expr:
@@ -177,6 +200,7 @@ def _tiled(
         place=lambda b, row, column: (row[0], column, *row[1:]),
         stored=[x] if x.op.name == "pad" else [],
         rows_first=rows_first,
+        dots=dots is not None,
     )
     return sums
 

@@ -11,6 +11,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from plait.backends.tvm.emit.contraction import PackedRight, matrix_product
+from plait.backends.tvm.emit.cpu.dot import STEP, DotOperands, dot_operands, words
 from plait.backends.tvm.emit.cpu.tiles import packing
 from plait.backends.tvm.emit.expressions import element, number, size_of
 from plait.backends.tvm.emit.index import wrapped
@@ -44,6 +45,10 @@ def _linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     if on_tensor_cores is not None:
         return on_tensor_cores
     outputs, depth = op.w.type.shape
+    finish = contraction_finish(op, args, emitter, channel=-1)
+    dots = dot_operands(emitter, op.x, op.w, depth)
+    if dots is not None:
+        return _linear_by_dots(op, args, emitter, dots, finish)
     x, w = operand(emitter, op.x), operand(emitter, op.w)
     return matrix_product(
         emitter,
@@ -54,8 +59,37 @@ def _linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         left=lambda b, rows, r: x.centred(args.x(*rows, r)),
         right=lambda b, r, column: w.centred(args.w(column, r), column),
         packed=_packed_or_none(emitter, op.w, w, transposed=False),
-        finish=contraction_finish(op, args, emitter, channel=-1),
+        finish=finish,
         name="linear",
+    )
+
+
+def _linear_by_dots(
+    op: Any,
+    args: Arguments,
+    emitter: Emitter,
+    dots: DotOperands,
+    finish: Callable[[tuple[Expr, ...], Expr], Expr],
+) -> te.Tensor:
+    """A dense layer of 8-bit integers in words of four."""
+    outputs, depth = op.w.type.shape
+
+    def packed(lanes: int) -> tuple[te.Tensor, Callable[[Expr], Expr]]:
+        shape = (-(-int(outputs) // lanes), int(depth) // STEP, lanes)
+        return emitter.packed(op.w, shape, packing(lanes, "words", arrange=words, dtype="int32")), lambda w: w
+
+    return matrix_product(
+        emitter,
+        batch=(),
+        rows=op.x.type.shape[:-1],
+        columns=outputs,
+        depth=int(depth) // STEP,
+        left=lambda b, rows, r: dots.word(lambda k: args.x(*rows, r * STEP + k)),
+        right=lambda b, r, column: number(0, "int32"),
+        packed=packed,
+        finish=lambda i, total: finish(i, dots.corrected(total, i[-1])),
+        name="linear",
+        dots=True,
     )
 
 

@@ -21,6 +21,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
+from plait.backends.tvm.emit.cpu.dot import add_dots
 from plait.backends.tvm.emit.cpu.reader import Place, Reader
 from plait.backends.tvm.emit.cpu.tiles import Tile
 from plait.backends.tvm.emit.cpu.writer import (
@@ -50,6 +51,7 @@ class Product:
         right: the element at (batch, block of columns, depth, lane).
         place: where the sum of (batch, row, column) stands in `sums`.
         stored: maps that are computed before the sums, into arrays of their own.
+        dots: whether elements are words of four 8-bit integers, see `emit.cpu.dot`.
         rows_first: whether the strips of rows are the outer loop and the blocks of columns the inner one.
     """
 
@@ -64,11 +66,13 @@ class Product:
     place: Callable[[Place, Place, Expr], Sequence[Expr]]
     stored: list[te.Tensor] = field(default_factory=list)
     rows_first: bool = False
+    dots: bool = False
 
     @property
     def method(self) -> str:
         """How it is computed."""
-        return f"product {self.tile}{', rows first' if self.rows_first else ''}"
+        kind = "product by dots of 4" if self.dots else "product"
+        return f"{kind} {self.tile}{', rows first' if self.rows_first else ''}"
 
     def write(self, read: Reader, result: te.Tensor, axes: Sequence[int], buffer: Any) -> None:
         """Write the loops.
@@ -129,6 +133,11 @@ class Product:
             for array, row in zip(sums, rows, strict=True):
                 element = read(self.left(batch, row, block, depth))
                 for start in range(0, tile.lanes, tile.width):
+                    if self.dots:
+                        lanes = tirx.Ramp(whole(start), whole(1), tile.width)
+                        words = read(self.right(batch, block, depth, lanes))
+                        T.buffer_store(array, add_dots(array[lanes], element, words, tile.width), [lanes])
+                        continue
                     with vector(tile.width) as lane:
                         column = read(self.right(batch, block, depth, start + lane))
                         T.buffer_store(array, array[start + lane] + element * column, [start + lane])

@@ -119,7 +119,12 @@ def pack_columns(lanes: int, matrix: np.ndarray) -> np.ndarray:
 
 
 def packing(
-    lanes: int, key: str = "", *, groups: int = 1, arrange: Callable[[np.ndarray], np.ndarray] | None = None
+    lanes: int,
+    key: str = "",
+    *,
+    groups: int = 1,
+    arrange: Callable[[np.ndarray], np.ndarray] | None = None,
+    dtype: str | None = None,
 ) -> Packing:
     """The layout [blocks, depth..., lanes] of a constant right operand.
 
@@ -127,10 +132,11 @@ def packing(
         key: names what `arrange` does.
         groups: how many parts of the columns are laid out each on its own.
         arrange: brings the stored array into the form [columns, depth...].
+        dtype: element type where it is not that of the constant.
     """
 
     def apply(array: np.ndarray) -> np.ndarray:
         matrix = array if arrange is None else arrange(array)
         return np.concatenate([pack_columns(lanes, part) for part in np.split(matrix, groups)])
 
-    return Packing(f"lanes={lanes},groups={groups}{',' if key else ''}{key}", apply)
+    return Packing(f"lanes={lanes},groups={groups}{',' if key else ''}{key}", apply, dtype)
