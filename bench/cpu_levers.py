@@ -20,6 +20,7 @@ LEVERS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("layouts", {"layouts": False}),
     ("Winograd", {"winograd": False}),
     ("polynomials", {"polynomials": False}),
+    ("measured tiles", {"tuned": False}),
 )
 
 

@@ -4,12 +4,13 @@ Each distinct product is a kernel with a few dozen choices: register tiles, the 
 loops, and Winograd's transforms where they apply.  The kernels are first measured as they
 are estimated; then, until time is up, the choice that a cost model expects to save most of
 the whole graph's time is compiled, checked against the first result and measured.  In the
-last quarter of the time, winners race once more against the estimates, in turns, since the
+last third of the time, winners race once more against the estimates, in turns, since the
 least of many noisy times is too good to be true.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +43,9 @@ _TOLERANCE = 2e-3
 #: Between two times that the user's database is written while a search runs.
 _WRITE_SECONDS = 10.0
 #: The share of the time in which winners race again, and their calls.
-_CONFIRMING, _CONFIRMATIONS = 0.25, 15
+_CONFIRMING, _CONFIRMATIONS = 0.3, 15
+#: Choices of one kernel that race against the estimated one at most.
+_CHALLENGERS = 2
 #: Choices of one kernel that are measured at most.
 _MOST = 40
 
@@ -72,7 +75,8 @@ class _Task:
 
     @property
     def best_us(self) -> float:
-        return self.record.measured[self.record.best]
+        """The least time so far."""
+        return self.record.measured[self.record.fastest]
 
 
 @dataclass
@@ -141,20 +145,27 @@ def tune_for_user(
         InputError: the database is damaged, or cannot be written.
     """
     path = user_path(target)
-    database = TuningDatabase(machine_of(target))
-    for known in (shipped_path(target), path):
-        if known.is_file():
-            database.records.update(TuningDatabase.read(known).records)
+    shipped, database = TuningDatabase(machine_of(target)), TuningDatabase(machine_of(target))
+    if shipped_path(target).is_file():
+        shipped = TuningDatabase.read(shipped_path(target))
+        database.records.update(copy.deepcopy(shipped.records))
+    if path.is_file():
+        database.records.update(TuningDatabase.read(path).records)
+
+    def write() -> None:
+        own = {key: row for key, row in database.records.items() if row != shipped.records.get(key)}
+        TuningDatabase(database.machine, own).write(path)
+
     written = time.monotonic()
 
     def keep(kernel: str, choice: Choice, us: float) -> None:
         nonlocal written
         if time.monotonic() - written > _WRITE_SECONDS:
-            database.write(path)
+            write()
             written = time.monotonic()
 
     found = tune(graph, target, seconds, database, seed=seed, report=keep, progress=progress)
-    database.write(path)
+    write()
     return found
 
 
@@ -198,12 +209,12 @@ class _Search:
             turn += 1
         ready.sort(key=lambda task: task.calls * (task.best_us - task.record.measured[task.record.estimated]))
         for task in ready:
-            in_time = time.monotonic() - started < seconds
-            self._confirm(task, in_time=in_time)
+            if time.monotonic() - started < seconds:
+                self._confirm(task)
         found = self.outcome
         found.kernels, found.seconds = len(ready), time.monotonic() - started
         found.before_us = sum(t.calls * t.record.measured[t.record.estimated] for t in ready)
-        found.after_us = sum(t.calls * t.best_us for t in ready)
+        found.after_us = sum(t.calls * t.record.measured[t.record.best] for t in ready)
         return found
 
     # -- kernels ----------------------------------------------------------------------
@@ -299,20 +310,22 @@ class _Search:
         if self._report is not None:
             self._report(task.record.kernel, choice, us)
 
-    def _confirm(self, task: _Task, *, in_time: bool) -> None:
-        """Let the best choice race against the estimated one; without time for it, the estimate stays."""
+    def _confirm(self, task: _Task) -> None:
+        """Let the fastest choices race against the estimated one, until one of them wins."""
         record = task.record
-        while record.best != record.estimated and record.best not in record.confirmed:
-            runs = {}
-            if in_time:
-                for text in (record.estimated, record.best):
-                    runs[text] = self._prepared(task, Choice.parse(text))
-            if len(runs) < 2 or None in runs.values():
-                del record.measured[record.best]
+        challengers = sorted(record.measured, key=lambda text: record.measured[text])[:_CHALLENGERS]
+        estimated = self._prepared(task, Choice.parse(record.estimated))
+        for text in challengers:
+            if text == record.estimated or text in record.confirmed or estimated is None:
+                return
+            challenger = self._prepared(task, Choice.parse(text))
+            if challenger is None:
                 continue
-            times = self._timed([run for run in runs.values() if run is not None], _CONFIRMATIONS)
-            record.measured.update((text, round(us, 2)) for text, us in zip(runs, times, strict=True))
-            record.confirmed.append(record.best)
+            times = self._timed([estimated, challenger], _CONFIRMATIONS)
+            record.measured[record.estimated], record.measured[text] = (round(us, 2) for us in times)
+            record.confirmed.append(text)
+            if record.best == text:
+                return
 
     # -- one measurement --------------------------------------------------------------
     def _measure(self, task: _Task, choice: Choice) -> float | None:

@@ -69,7 +69,10 @@ def structures(graph: plait.Graph, target: CpuTarget) -> dict[str, str]:
 def database(target: CpuTarget, choices: dict[str, str]) -> TuningDatabase:
     """A database in which each choice is the fastest."""
     problem = Problem(1, 288, 48, 288, 9)
-    records = {key: Record(problem, "k", "4x1", {"4x1": 2.0, text: 1.0}) for key, text in choices.items()}
+    records = {
+        key: Record(problem, "k", "4x1", {"4x1": 2.0, text: 1.0, "2x2": 0.5}, [text])
+        for key, text in choices.items()
+    }
     return TuningDatabase(machine_of(target), records)
 
 
