@@ -290,8 +290,9 @@ def test_dot_products_are_exact(signed: bool, zero_point: int, size: int) -> Non
         "rows": random.integers(low, high, (3, size, 64)).astype(kind),
     }
     expected = plait.interpret(graph, inputs)
-    for dots in {False, HOST.dot_products}:
-        target = replace(HOST, dot_products=dots)
+    widths = (128, 256, HOST.vector_bits) if HOST.dot_products else (HOST.vector_bits,)
+    for dots, bits in [(False, HOST.vector_bits), *((HOST.dot_products, bits) for bits in widths)]:
+        target = replace(HOST, dot_products=dots, vector_bits=bits)
         exe = plait.compile(graph, target=target, pipeline="", isolate=False, cache=False)
         assert sum("dots of 4" in kernel.method for kernel in exe.kernels) == 2 * dots
         for found, wanted in zip(exe(**inputs), expected, strict=True):

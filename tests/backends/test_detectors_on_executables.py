@@ -22,7 +22,7 @@ def spiking_case() -> Case:
     """spikes [B, 16] -> dense [B, 12] -> softmax."""
 
     def build(g, v):
-        return nn.Softmax(g.emit(spike.SpikeLinear(v["s"], v["w"], v["b"])), axis=-1)
+        return nn.Softmax(g.emit(spike.SpikeLinear(v["s"], v["w"], v["b"], kernel="dense")), axis=-1)
 
     return Case(
         "spiking",

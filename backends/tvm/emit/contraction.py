@@ -15,7 +15,7 @@ from tvm.ir import Expr
 
 from plait.backends.targets import CpuTarget
 from plait.backends.tvm.emit.cpu.product import Product
-from plait.backends.tvm.emit.cpu.tiles import chosen_tile
+from plait.backends.tvm.emit.cpu.tiles import chosen_tile, streams_weights
 from plait.backends.tvm.emit.cpu.writer import element_bits
 from plait.backends.tvm.emit.expressions import number, size_of
 from plait.backends.tvm.emit.loops import whole
@@ -105,6 +105,7 @@ def matrix_product(
         stored=stored,
         rows_first=rows_first,
         dots=dots,
+        streams=packed is not None and streams_weights(count, known, depth),
     )
     return te.compute(shape, lambda *i: finish(i, sums(*i)), name=f"{name}_result")
 

@@ -20,7 +20,7 @@ from plait.backends.tvm.emit.cpu.dot import (
 )
 from plait.backends.tvm.emit.cpu.product import Product
 from plait.backends.tvm.emit.cpu.reader import Place
-from plait.backends.tvm.emit.cpu.tiles import chosen_tile, packing
+from plait.backends.tvm.emit.cpu.tiles import chosen_tile, packing, streams_weights
 from plait.backends.tvm.emit.cpu.writer import element_bits
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.images import depthwise_window, transformed
@@ -201,6 +201,7 @@ def _tiled(
         stored=[x] if x.op.name == "pad" else [],
         rows_first=rows_first,
         dots=dots is not None,
+        streams=streams_weights(pixels, int(per_group), int(channels_in) * math.prod(map(int, kernel))),
     )
     return sums
 

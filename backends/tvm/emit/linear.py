@@ -18,7 +18,7 @@ from plait.backends.tvm.emit.index import wrapped
 from plait.backends.tvm.emit.norm import softmax
 from plait.backends.tvm.emit.quant import Dequantised, contraction_finish, operand
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
-from plait.backends.tvm.gpu import attention, contraction
+from plait.backends.tvm.gpu import attention, contraction, spikes
 from plait.ir import Value
 from plait.ir.ops import linalg, nn, spike
 
@@ -205,13 +205,18 @@ def _attention(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 
 @emit(spike.SpikeLinear, kind=Kind.CONTRACTION)
 def _spike_linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    """Spikes as zeros and ones times the weights: the dense form, whatever the density."""
+    """On a GPU by events; on a CPU spikes as zeros and ones times the weights, whatever the density."""
     outputs, depth = op.w.type.shape
     dtype = emitter.dtype(op.w.type)
 
     def finish(i: tuple[Expr, ...], total: Expr) -> Expr:
         return total if args.b is None else total + args.b(i[-1])
 
+    by_events = spikes.spike_linear(op, args, emitter)
+    if by_events is not None:
+        if args.b is None:
+            return by_events
+        return te.compute(by_events.shape, lambda *i: finish(i, by_events(*i)), name="spike_linear")
     return matrix_product(
         emitter,
         batch=(),

@@ -87,6 +87,16 @@ __device__ __forceinline__ {word} plait_shuffle_xor_{name}({word} value, int dis
   return __shfl_xor_sync(0xFFFFFFFFu, value, distance);
 }}
 """
+_BALLOT = """
+__device__ __forceinline__ unsigned int plait_ballot(int predicate) {
+  return __ballot_sync(0xFFFFFFFFu, predicate);
+}
+"""
+_BITS_SET = """
+__device__ __forceinline__ int plait_bits_set(unsigned int word) {
+  return __popc(word);
+}
+"""
 _WORDS = {
     "float16": "half",
     "bfloat16": "nv_bfloat16",
@@ -192,6 +202,18 @@ def shuffle_xor(value: Expr, distance: int) -> Expr:
     return found
 
 
+def ballot(predicate: Expr) -> Expr:
+    """One bit for each lane of the warp, set where `predicate` is not 0; all lanes take part."""
+    found: Expr = cuda_func_call("plait_ballot", predicate, source_code=_BALLOT, return_type="uint32")
+    return found
+
+
+def bits_set(word: Expr) -> Expr:
+    """How many bits of a 32-bit word are set."""
+    found: Expr = cuda_func_call("plait_bits_set", word, source_code=_BITS_SET, return_type="int32")
+    return found
+
+
 def barrier() -> None:
     """Wait for all threads of the block."""
     T.evaluate(tirx.call_intrin("void", "tirx.tvm_storage_sync", "shared"))
@@ -205,7 +227,9 @@ def ceil_div(a: Expr, b: int) -> Expr:
 __all__ = [
     "CHUNK",
     "atomic_increment",
+    "ballot",
     "barrier",
+    "bits_set",
     "ceil_div",
     "commit_copies",
     "copy_async",

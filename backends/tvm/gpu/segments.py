@@ -36,7 +36,7 @@ def _wide(value: Expr | int) -> Expr:
     return tirx.IntImm("int64", value) if isinstance(value, int) else tirx.Cast("int64", value)
 
 
-def _kernels(
+def kernels(
     emitter: Emitter,
     bodies: Sequence[Body],
     inputs: Sequence[te.Tensor],
@@ -114,7 +114,7 @@ def starts_by_node(
                 T.buffer_store(before, before[integer(0)] + starts[node + 1], [integer(0)])
                 T.buffer_store(starts, before[integer(0)], [node + 1])
 
-    (found,) = _kernels(emitter, [clear, count, add_up], listed, [([nodes + 1], "int64")], "starts")
+    (found,) = kernels(emitter, [clear, count, add_up], listed, [([nodes + 1], "int64")], "starts")
     return found
 
 
@@ -154,7 +154,7 @@ def edges_by_node(
 
     outputs = [([edges], "int64"), ([nodes], "int64"), ([edges], "int64")]
     bodies = [free_places, take_places, rank]
-    found = _kernels(emitter, bodies, [starts, *listed], outputs, "sorted_edges")
+    found = kernels(emitter, bodies, [starts, *listed], outputs, "sorted_edges")
     return found[0]
 
 
@@ -238,7 +238,7 @@ def reduce_rows(
             found = tirx.Select(stop > start, found, number(0, dtype))
             T.buffer_store(result, found, [node, *_places(first + _wide(k), features)])
 
-    (reduced,) = _kernels(emitter, [body], [*incidence, *tensors], [(shape, dtype)], f"reduce_{reduce}")
+    (reduced,) = kernels(emitter, [body], [*incidence, *tensors], [(shape, dtype)], f"reduce_{reduce}")
     return reduced
 
 
@@ -266,4 +266,4 @@ def _neutral(reduce: str, dtype: str) -> Expr:
     return tirx.min_value(dtype) if reduce == "max" else tirx.max_value(dtype)
 
 
-__all__ = ["WARP_TYPES", "edges_by_node", "reduce_rows", "starts_by_node"]
+__all__ = ["WARP_TYPES", "edges_by_node", "kernels", "reduce_rows", "starts_by_node"]

@@ -36,6 +36,9 @@ from plait.backends.tvm.emit.cpu.writer import (
 from plait.backends.tvm.emit.expressions import number, size_of
 from plait.backends.tvm.emit.loops import product, whole
 
+#: Steps of the depth that weights are asked for ahead.
+_AHEAD = 24
+
 
 @dataclass
 class Product:
@@ -52,6 +55,7 @@ class Product:
         place: where the sum of (batch, row, column) stands in `sums`.
         stored: maps that are computed before the sums, into arrays of their own.
         dots: whether elements are words of four 8-bit integers, see `emit.cpu.dot`.
+        streams: whether weights are asked for some steps ahead, since they come from memory.
         rows_first: whether the strips of rows are the outer loop and the blocks of columns the inner one.
     """
 
@@ -67,6 +71,7 @@ class Product:
     stored: list[te.Tensor] = field(default_factory=list)
     rows_first: bool = False
     dots: bool = False
+    streams: bool = False
 
     @property
     def method(self) -> str:
@@ -130,6 +135,8 @@ class Product:
                     T.buffer_store(array, number(0, dtype), [start + lane])
 
         def add(depth: Place) -> None:
+            if self.streams:
+                self._prefetch(read, batch, block, depth)
             for array, row in zip(sums, rows, strict=True):
                 element = read(self.left(batch, row, block, depth))
                 for start in range(0, tile.lanes, tile.width):
@@ -153,6 +160,15 @@ class Product:
             else:
                 add((*lead, stack.enter_context(T.serial(whole(0), last))))
         return sums
+
+    def _prefetch(self, read: Reader, batch: Place, block: Expr, depth: Place) -> None:
+        """Ask for the weights of a later step."""
+        last = self.depth[-1] - 1
+        later = (*depth[:-1], tirx.min(depth[-1] + _AHEAD, last))
+        for start in range(0, self.tile.lanes, self.tile.width):
+            element = read(self.right(batch, block, later, whole(start)))
+            address = tirx.call_intrin("handle", "tirx.address_of", element)
+            T.evaluate(tirx.call_intrin("void", "tirx.prefetch", address, 0, 3, 1))
 
     def _finish(
         self,

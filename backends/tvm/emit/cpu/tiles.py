@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _BUSY = 10
 #: Bytes of weights that stay in the cache of a core while strips of rows pass by.
 _SMALL_WEIGHTS = 256 << 10
+#: Rows and weights of a product that memory holds up.
+_FEW_ROWS, _MANY_WEIGHTS = 64, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ def tile_cost(tile: Tile, rows: IntLike, columns: int) -> float:
     cycles *= 1 + 0.05 * (tile.rows + tile.vectors) / sums
     computed = -(-columns // tile.lanes) * tile.lanes / columns
     if isinstance(rows, int):
-        computed *= -(-rows // tile.rows) * tile.rows / rows
+        strips = -(-rows // tile.rows)
+        computed *= strips * tile.rows / rows
+        # Weights pass by once for each strip; where there is one, they need no cache.
+        computed *= 1 + 0.05 * (1 - 1 / strips)
     elif (factor := int(np.gcd.reduce([abs(c) for c in rows.terms.values()]))) % tile.rows:
         # Many images fill strips of any height; few sequences of one row each do not.
         computed *= 1.05 if factor >= 32 else tile.rows**0.5
@@ -107,6 +112,12 @@ def chosen_tile(
             return tile, choice.rows_first
     small = isinstance(depth, int) and depth * columns * bits // 8 <= _SMALL_WEIGHTS
     return choose_tile(target, rows, columns, bits=bits, divides=divides), small
+
+
+def streams_weights(rows: IntLike, columns: int, depth: IntLike) -> bool:
+    """Whether the time goes into reading weights from memory: there are many, and few rows use each."""
+    known = isinstance(rows, int) and isinstance(depth, int)
+    return known and rows <= _FEW_ROWS and columns * depth >= _MANY_WEIGHTS
 
 
 def pack_columns(lanes: int, matrix: np.ndarray) -> np.ndarray:
