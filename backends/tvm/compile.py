@@ -62,7 +62,7 @@ def compile_code(graph: Graph, target: Target, progress: Progress | None = None)
             kernels, source, images = device.assemble(module, target, notes, progress)
         for host in executable.mod.imports:
             host.clear_imports()  # TVM's own copy of the CUDA text, to be compiled where it is loaded
-        return Code(executable, module.parameters, module.dims, kernels, source, images, seconds)
+        return Code(executable, module.parameters, module.dims, kernels, source, images, seconds=seconds)
     arena = ArenaLayout()
     with _timed(seconds, "lower"):
         executable = lower(module, target, arena)
