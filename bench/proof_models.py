@@ -120,7 +120,7 @@ func @spiking(%events: f32[{steps},{batch},{width}]) -> f32[{batch},10], f32[{ba
 
 def _spiking(small: bool) -> tuple[Graph, dict[str, Any]]:
     """Two layers of spiking neurons, run over time steps by core.scan."""
-    steps, batch, width, hidden = (2, 2, 16, 12) if small else (12, 8, 784, 256)
+    steps, batch, width, hidden = (3, 2, 300, 140) if small else (12, 8, 784, 256)
     rng = np.random.default_rng(0)
     constants = {
         "w1": (rng.normal(size=(hidden, width)) / np.sqrt(0.2 * width)).astype(np.float32),
@@ -136,7 +136,7 @@ def _spiking(small: bool) -> tuple[Graph, dict[str, Any]]:
 
 def _int8(small: bool) -> tuple[Graph, dict[str, Any]]:
     """A convolutional network on int8 activations and weights, with per-channel weight scales."""
-    size, channels = (8, (8,)) if small else (32, (16, 32, 64))
+    size, channels = (8, (16, 24)) if small else (32, (16, 32, 64))
     rng = np.random.default_rng(0)
     g = Graph("int8")
     image = (2, 3, size, size)

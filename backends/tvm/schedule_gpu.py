@@ -6,6 +6,7 @@ from typing import Any
 
 from plait.backends.targets import GpuTarget
 from plait.backends.tvm.build import KernelFunction
+from plait.backends.tvm.gpu.elements import ShortSums, sums_stay_apart
 from plait.backends.tvm.gpu.rules import RULES
 from plait.backends.tvm.toolchain import compile_error, tvm_target
 from plait.backends.tvm.tvmscript import load_cuda_intrinsics
@@ -16,7 +17,7 @@ def schedule(kernel: KernelFunction, target: GpuTarget) -> tuple[Any, list[str]]
 
     First the kernels that plait writes itself (`gpu/rules.py`), then TVM's rules: Matmul (tiles
     through shared memory), GEMV, Reduction, GeneralReduction (softmax, norms), Fallback (one
-    thread an element).
+    thread an element).  Sums that are not to be shared out among threads are `gpu/elements.py`'s.
 
     Raises CompileError naming the ops when even the fallback fails.
     """
@@ -37,8 +38,10 @@ def schedule(kernel: KernelFunction, target: GpuTarget) -> tuple[Any, list[str]]
         load_cuda_intrinsics()
     place = tvm_target(target)
     failure: Exception | None = None
+    apart = sums_stay_apart(kernel.stage.outputs)
+    across = () if apart else (gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction())
     with place:
-        for rule in (gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback()):
+        for rule in (gpu.Matmul(), *((ShortSums(),) if apart else ()), *across, gpu.Fallback()):
             try:
                 found = rule.apply(kernel.function, place, False)
             except Exception as error:  # of TVM's schedule, which share no base class
@@ -47,7 +50,8 @@ def schedule(kernel: KernelFunction, target: GpuTarget) -> tuple[Any, list[str]]
                 continue
             if found is None:
                 continue
-            kernel.method = f"TVM's rule {type(rule).__name__}"
+            name = type(rule).__name__
+            kernel.method = "one thread each" if isinstance(rule, ShortSums) else f"TVM's rule {name}"
             schedules = found if isinstance(found, list) else [found]
             return schedules[0].mod["main"].with_attr("tirx.is_scheduled", True), notes
     raise compile_error(failure or RuntimeError("no rule fits"), kernel.sites[0], "schedule") from failure

@@ -274,7 +274,7 @@ class Emitter:
 
     def finish(self, suffix: str, outputs: Sequence[te.Tensor]) -> None:
         """Close one kernel that computes `outputs`."""
-        below = _operations_below(outputs)
+        below = operations_below(outputs)
         inputs = [tensor for tensor in below if isinstance(tensor.op, te.PlaceholderOp)]
         products = [self.products[tensor.op] for tensor in below if tensor.op in self.products]
         bound = {dim.name for tensor in inputs for dim in tensor.shape if isinstance(dim, tirx.Var)}
@@ -323,7 +323,7 @@ class Emitter:
         return expression
 
 
-def _operations_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def operations_below(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
     """Tensors that some depend on, those included, each once, in the order a depth-first walk meets them."""
     found: list[te.Tensor] = []
     seen: set[Any] = set()
@@ -356,4 +356,5 @@ __all__ = [
     "Stage",
     "emit",
     "identifier",
+    "operations_below",
 ]
