@@ -60,13 +60,13 @@ def _vit(small: bool) -> tuple[Graph, dict[str, Any]]:
 
 
 def _gin(small: bool) -> tuple[Graph, dict[str, Any]]:
-    """A graph isomorphism network of three layers with sum pooling, on a random graph."""
+    """A graph isomorphism network of three layers with sum pooling, on random graphs."""
     import dgl
     import dgl.nn.pytorch as dglnn
 
     from plait.frontends.dgl import graph_arguments
 
-    width, count = (8, 17) if small else (64, 300)
+    width, sizes = (8, (17, 5, 9)) if small else (64, (300,))
 
     class GraphNet(nn.Module):
         def __init__(self) -> None:
@@ -88,8 +88,8 @@ def _gin(small: bool) -> tuple[Graph, dict[str, Any]]:
     torch.manual_seed(0)
     dgl.seed(0)
     model = GraphNet().eval()
-    graph = dgl.add_self_loop(dgl.rand_graph(count, 4 * count))
-    feat = torch.randn(count, width)
+    graph = dgl.batch([dgl.add_self_loop(dgl.rand_graph(size, 4 * size)) for size in sizes])
+    feat = torch.randn(sum(sizes), width)
     lowered = plait.lower(model, (graph, feat), name="gin")
     given = {**graph_arguments(graph, lowered, name="graph"), "feat": feat}
     return lowered, {value.name: given[value.name] for value in lowered.inputs}

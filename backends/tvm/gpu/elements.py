@@ -68,14 +68,6 @@ def _one_thread_each(function: tirx.PrimFunc) -> Any:
         scheduler.set_scope(block, 0, "local")
     if rest:
         scheduler.decompose_reduction(result, rest[0])
-    for block in sums:
-        own = scheduler.get_loops(block)
-        first = next(
-            loop
-            for loop, axis in zip(own[-len(scheduler.get(block).iter_vars) :], scheduler.get(block).iter_vars)
-            if axis.iter_type != 0
-        )
-        scheduler.decompose_reduction(block, first)
     return scheduler
 
 
