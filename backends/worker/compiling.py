@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from plait.backends.targets import Target
+from plait.backends.targets import CpuTarget, Target
 from plait.ir import Op, PlaitError
 from plait.ir.archive import load
 
@@ -66,6 +66,7 @@ def _compile(job: dict[str, Any], report: Report) -> dict[str, Any]:
     if job.get("tune") is not None:
         from plait.backends.tvm.search import tune_for_user
 
+        assert isinstance(target, CpuTarget)  # the caller has refused others
         return tune_for_user(graph, target, job["tune"], progress).to_dict()
     if job["output"] is None:
         compile_each(graph, target, progress)

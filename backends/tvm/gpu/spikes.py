@@ -41,7 +41,7 @@ def spike_linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None
     kind = op.w.type
     if emitter.dtype(kind) != "float32":
         return None
-    outputs, inputs = map(int, kind.shape)
+    outputs, inputs = map(int, op.w.shaped.shape)
     weight = emitter.packed(op.w, (inputs, outputs), Packing("transposed", _transposed))
     lead = emitter.shape(op.x.type.shape[:-1])
     vector = 4 if outputs % 4 == 0 and outputs >= 4 * _THREADS else 1
@@ -91,7 +91,8 @@ def _over_chunks(
         fires = local_array("fires", 1, "int32")
         T.buffer_store(fires, integer(0), [integer(0)])
         with T.If(place < inputs), T.Then():
-            T.buffer_store(fires, tirx.Cast("int32", spikes[(*row, place)]), [integer(0)])
+            where = (*row, place)
+            T.buffer_store(fires, tirx.Cast("int32", spikes[where]), [integer(0)])
         votes = local_array("votes", 1, "uint32")
         T.buffer_store(votes, instructions.ballot(fires[integer(0)]), [integer(0)])
         with T.If(lane == 0), T.Then():

@@ -116,8 +116,9 @@ def chosen_tile(
 
 def streams_weights(rows: IntLike, columns: int, depth: IntLike) -> bool:
     """Whether the time goes into reading weights from memory: there are many, and few rows use each."""
-    known = isinstance(rows, int) and isinstance(depth, int)
-    return known and rows <= _FEW_ROWS and columns * depth >= _MANY_WEIGHTS
+    if not isinstance(rows, int) or not isinstance(depth, int):
+        return False
+    return rows <= _FEW_ROWS and columns * depth >= _MANY_WEIGHTS
 
 
 def pack_columns(lanes: int, matrix: np.ndarray) -> np.ndarray:
