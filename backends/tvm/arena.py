@@ -67,6 +67,8 @@ def _rewritten(function: Any, layout: ArenaLayout, constants: int) -> Any:
                 bindings.append(replaced)
         blocks.append(relax.BindingBlock(bindings))
         bindings = []
+    if bindings:  # a function that computes nothing has no blocks, but may return constants
+        blocks.append(relax.BindingBlock(bindings))
     body = relax.SeqExpr(blocks, function.body.body)
     return relax.Function([*kept, items], body, function.ret_ty, function.is_pure, function.attrs)
 

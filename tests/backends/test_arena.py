@@ -97,3 +97,12 @@ def test_blocks_are_aligned() -> None:
 def test_a_place_outside_of_the_block_is_refused(place: list[Any]) -> None:
     with pytest.raises(ValueError, match="leaves the block"):
         Arena.from_dict({"bytes": 192, "places": [place]})
+
+
+def test_a_graph_that_returns_constants_only() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.arange(6, dtype=torch.float32).reshape(2, 3) * 2.0
+
+    exe = plait.compile(Fixed(), (torch.randn(2),), isolate=False, cache=False)
+    assert torch.equal(exe(torch.randn(2)), torch.arange(6.0).reshape(2, 3) * 2)
