@@ -77,8 +77,19 @@ def compile_graph(
     """
     started = time.perf_counter()
     found = resolve_target(target, threads=threads)
+
+    @lru_cache(maxsize=1)
+    def final() -> Graph:
+        bound = bind_dims(graph, dims) if dims else graph
+        return bound if prepare is None else prepare(bound)
+
     if tune_s is not None:
-        _tune(graph, found, tune_s, dims, prepare, isolate, timeout_s, bundle_dir, progress)
+        tuned = _tunable(found, tune_s)
+        if can_isolate(graph) if isolate is None else isolate:
+            folder = None if bundle_dir is None else Path(bundle_dir)
+            tune_in_worker(final(), tuned, tune_s, progress=progress, seconds=timeout_s, bundle_dir=folder)
+        else:
+            _tune_here(final(), tuned, tune_s, progress)
     store = None if cache is False else Cache("compile", None if cache is True else cache)
     key = None if store is None else compile_key(graph, found, dims or {}, recipe)
     if store is not None and key is not None:
@@ -89,26 +100,13 @@ def compile_graph(
     isolated = can_isolate(graph) if isolate is None else isolate
     if isolated:
         compile_worker().start()  # it imports TVM while this process rewrites the graph
-    final = bind_dims(graph, dims) if dims else graph
-    if prepare is not None:
-        final = prepare(final)
     if isolated:
-        return _from_worker(final, found, store, key, progress, timeout_s, bundle_dir)
-    return _from_here(final, found, store, key, progress)
+        return _from_worker(final(), found, store, key, progress, timeout_s, bundle_dir)
+    return _from_here(final(), found, store, key, progress)
 
 
-def _tune(
-    graph: Graph,
-    target: Target,
-    tune_s: float,
-    dims: Mapping[str, int] | None,
-    prepare: Callable[[Graph], Graph] | None,
-    isolate: bool | None,
-    timeout_s: float | None,
-    bundle_dir: str | Path | None,
-    progress: Progress | None,
-) -> None:
-    """Add faster choices to the user's tuning database.  Raises CompileError for a target without such."""
+def _tunable(target: Target, tune_s: float) -> CpuTarget:
+    """The target of a search.  Raises CompileError for one that runs elsewhere, or without time for it."""
     if not isinstance(target, CpuTarget):
         raise CompileError(
             f"there is nothing to tune for {target.name}",
@@ -117,19 +115,16 @@ def _tune(
         )
     if tune_s <= 0:
         raise CompileError(f"tuning for {tune_s:g} seconds is no search", remedy="give a number above 0")
-    final = bind_dims(graph, dims) if dims else graph
-    if prepare is not None:
-        final = prepare(final)
-    if can_isolate(graph) if isolate is None else isolate:
-        folder = None if bundle_dir is None else Path(bundle_dir)
-        tune_in_worker(final, target, tune_s, progress=progress, seconds=timeout_s, bundle_dir=folder)
-        return
+    return target
+
+
+def _tune_here(graph: Graph, target: CpuTarget, tune_s: float, progress: Progress | None) -> None:
     from plait.backends.tvm.toolchain import require_tvm
 
     require_tvm()
     from plait.backends.tvm.search import tune_for_user
 
-    tune_for_user(final, target, tune_s, progress)
+    tune_for_user(graph, target, tune_s, progress)
 
 
 def _from_here(

@@ -21,7 +21,7 @@ from main_job import console
 
 import plait
 from plait.backends import CpuTarget, resolve_target
-from plait.backends.tuning import TuningDatabase, machine_of, shipped_path
+from plait.backends.tuning import machine_of, read_for, shipped_path
 from plait.ir.bind import bind_dims
 
 RESULTS = Path(__file__).parent / "results" / "tune_models.json"
@@ -33,7 +33,7 @@ def tune_case(case: Case, seconds: float, path: Path, seed: int) -> dict[str, An
 
     target = resolve_target("cpu", threads=case.threads)
     assert isinstance(target, CpuTarget)
-    database = TuningDatabase.read(path) if path.is_file() else TuningDatabase(machine_of(target))
+    database = read_for(target, path)
     graph = plait.optimize(bind_dims(case.graph, {"B": case.batch}))
     found = tune(graph, target, seconds, database, seed=seed)
     database.write(path)

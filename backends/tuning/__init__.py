@@ -8,6 +8,7 @@ from plait.backends.tuning.database import (
     digest,
     known_choices,
     machine_of,
+    read_for,
     shipped_path,
     user_path,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "digest",
     "known_choices",
     "machine_of",
+    "read_for",
     "shipped_path",
     "user_path",
 ]

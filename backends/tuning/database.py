@@ -120,8 +120,9 @@ class TuningDatabase:
             stream.write((json.dumps(content, indent=1) + "\n").encode())
 
     def choices(self) -> dict[str, Choice]:
-        """The fastest choice of each kernel."""
-        return {key: Choice.parse(record.best) for key, record in self.records.items()}
+        """The choices that have beaten the estimated ones; where none has, estimates go on to decide."""
+        won = {key: record for key, record in self.records.items() if record.best != record.estimated}
+        return {key: Choice.parse(record.best) for key, record in won.items()}
 
 
 def machine_of(target: CpuTarget) -> dict[str, Any]:
@@ -149,6 +150,16 @@ def shipped_path(target: CpuTarget) -> Path:
     return _SHIPPED / f"{machine_name(target)}.json"
 
 
+def read_for(target: CpuTarget, path: Path) -> TuningDatabase:
+    """The database of a file as far as it is of use for a target: empty where there is none, or for another.
+
+    Raises InputError where the file is damaged.
+    """
+    machine = machine_of(target)
+    found = TuningDatabase.read(path) if path.is_file() else TuningDatabase(machine)
+    return found if found.machine == machine else TuningDatabase(machine)
+
+
 def databases(target: CpuTarget) -> list[Path]:
     """Files with records for a target, those that go first last; none where it wants estimates only."""
     if not target.tuned:
@@ -160,9 +171,7 @@ def known_choices(target: CpuTarget) -> Mapping[str, Choice]:
     """The choices of all databases for a target.  A damaged file of the user's is an InputError."""
     found: dict[str, Choice] = {}
     for path in databases(target):
-        database = TuningDatabase.read(path)
-        if database.machine == machine_of(target):
-            found.update(database.choices())
+        found.update(read_for(target, path).choices())
     return found
 
 
@@ -182,6 +191,7 @@ __all__ = [
     "digest",
     "known_choices",
     "machine_of",
+    "read_for",
     "shipped_path",
     "user_path",
 ]

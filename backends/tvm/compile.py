@@ -22,7 +22,6 @@ from plait.backends.tvm.layouts import assign_layouts
 from plait.backends.tvm.partition import partition
 from plait.backends.tvm.schedule_cpu import schedule as schedule_for_cpu
 from plait.backends.tvm.toolchain import compile_error, tvm_target
-from plait.backends.tvm.vector_math import vector_functions
 from plait.ir import Graph, Op
 
 #: Called with the name of a stage, the steps done, the steps in all (0: not known), and the ops of the next.
@@ -85,22 +84,19 @@ def schedule_kernels(
     for number, kernel in enumerate(module.kernels):
         if progress is not None:
             progress("schedule", number, len(module.kernels), kernel.sites[0])
-        if kernel.is_extern:
-            # Written as loops, with threads of its own.
-            found: list[str] = []
+        if isinstance(target, CpuTarget):
+            kernel.method = _cpu_method(kernel)
+            function, found = schedule_for_cpu(kernel.function, target, written=kernel.is_extern)
+        elif kernel.is_extern:  # written as loops, with threads of its own
+            found = []
+            kernel.method = "loops"
             function = kernel.function.with_attr("tirx.is_scheduled", True)
-            kernel.method = "; ".join(loops.method for loops in kernel.stage.products) or "loops"
-        elif isinstance(target, CpuTarget):
-            kernel.method = "schedule"
-            function, found = schedule_for_cpu(kernel.function, target)
         else:
             from plait.backends.tvm.schedule_gpu import schedule as schedule_for_gpu
 
             assert isinstance(target, GpuTarget)
             function, found = schedule_for_gpu(kernel, target)
             function = unroll_bool_vectors(function)
-        if isinstance(target, CpuTarget) and target.polynomials:
-            function = vector_functions(function)
         if isinstance(target, GpuTarget) and module.empty_dims:
             from plait.backends.tvm.guard import skip_empty_launches
 
@@ -110,6 +106,13 @@ def schedule_kernels(
             notes[kernel.name] = found
         _replace(module, kernel)
     return notes
+
+
+def _cpu_method(kernel: KernelFunction) -> str:
+    """How a kernel of a CPU is computed; see `Kernel.method`."""
+    if not kernel.is_extern:
+        return "schedule"
+    return "; ".join(loops.method for loops in kernel.stage.products) or "loops"
 
 
 def _replace(module: Module, kernel: KernelFunction) -> None:

@@ -19,6 +19,7 @@ from tvm import s_tir, tirx
 from tvm.ir import IRModule
 
 from plait.backends.targets import CpuTarget
+from plait.backends.tvm.vector_math import vector_functions
 
 #: A vectorised loop that no power of two divides may be this many vectors long.
 _LONGEST_ODD_VECTOR = 8
@@ -26,14 +27,23 @@ _LONGEST_ODD_VECTOR = 8
 _SMALL = 4096
 
 
-def schedule(function: tirx.PrimFunc, target: CpuTarget) -> tuple[tirx.PrimFunc, list[str]]:
-    """The function scheduled for a CPU, and notes on blocks that no rule fitted."""
+def schedule(
+    function: tirx.PrimFunc, target: CpuTarget, *, written: bool = False
+) -> tuple[tirx.PrimFunc, list[str]]:
+    """The function scheduled for a CPU, and notes on blocks that no rule fitted.
+
+    Args:
+        written: whether it was written as loops, with threads and vectors of its own.
+    """
     notes: list[str] = []
-    try:
-        return _scheduled(function, target, notes), notes
-    except Exception as error:  # TVM's schedule errors share no base class
-        notes.append(f"unscheduled: {_first_line(error)}")
-        return function, notes
+    if written:
+        function = function.with_attr("tirx.is_scheduled", True)
+    else:
+        try:
+            function = _scheduled(function, target, notes)
+        except Exception as error:  # TVM's schedule errors share no base class
+            notes.append(f"unscheduled: {_first_line(error)}")
+    return vector_functions(function) if target.polynomials else function, notes
 
 
 def _first_line(error: Exception) -> str:

@@ -38,10 +38,10 @@ def schedule(kernel: KernelFunction, target: GpuTarget) -> tuple[Any, list[str]]
         load_cuda_intrinsics()
     place = tvm_target(target)
     failure: Exception | None = None
-    apart = sums_stay_apart(kernel.stage.outputs)
-    across = () if apart else (gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction())
+    across = (gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction())
+    sums = (ShortSums(),) if sums_stay_apart(kernel.stage.outputs) else across
     with place:
-        for rule in (gpu.Matmul(), *((ShortSums(),) if apart else ()), *across, gpu.Fallback()):
+        for rule in (gpu.Matmul(), *sums, gpu.Fallback()):
             try:
                 found = rule.apply(kernel.function, place, False)
             except Exception as error:  # of TVM's schedule, which share no base class

@@ -23,7 +23,7 @@ from tvm import s_tir, te
 
 from plait.backends.executable import use_threads
 from plait.backends.targets import CpuTarget
-from plait.backends.tuning import Choice, Problem, Record, TuningDatabase, machine_of, shipped_path, user_path
+from plait.backends.tuning import Choice, Problem, Record, TuningDatabase, read_for, shipped_path, user_path
 from plait.backends.tvm.emit.cpu.product import Product
 from plait.backends.tvm.emit.cpu.winograd import TRANSFORMS, Winograd
 from plait.backends.tvm.emit.expressions import size_of
@@ -32,8 +32,8 @@ from plait.backends.tvm.groups import GroupEmitter, KernelFunction
 from plait.backends.tvm.layouts import Layouts, assign_layouts
 from plait.backends.tvm.partition import Group, partition
 from plait.backends.tvm.ranking import Ranking, estimated_order, work
+from plait.backends.tvm.schedule_cpu import schedule
 from plait.backends.tvm.toolchain import tvm_target
-from plait.backends.tvm.vector_math import vector_functions
 from plait.ir import Constant, Graph, Op, PlaitError
 
 #: Bytes that are written before a call, so that weights come from where they come from in a network.
@@ -145,12 +145,9 @@ def tune_for_user(
         InputError: the database is damaged, or cannot be written.
     """
     path = user_path(target)
-    shipped, database = TuningDatabase(machine_of(target)), TuningDatabase(machine_of(target))
-    if shipped_path(target).is_file():
-        shipped = TuningDatabase.read(shipped_path(target))
-        database.records.update(copy.deepcopy(shipped.records))
-    if path.is_file():
-        database.records.update(TuningDatabase.read(path).records)
+    shipped = read_for(target, shipped_path(target))
+    database = copy.deepcopy(shipped)
+    database.records.update(read_for(target, path).records)
 
     def write() -> None:
         own = {key: row for key, row in database.records.items() if row != shipped.records.get(key)}
@@ -358,9 +355,7 @@ class _Search:
         (result,) = kernel.stage.outputs
         shape = [int(size_of(dim) or 0) for dim in result.shape]
         output = tvm.runtime.empty(shape, str(result.dtype))
-        function = kernel.function.with_attr("tirx.is_scheduled", True)
-        if self._target.polynomials:
-            function = vector_functions(function)
+        function, _ = schedule(kernel.function, self._target, written=True)
         place = tvm_target(self._target)
         with place:
             run = tvm.compile(tvm.IRModule({kernel.name: function}), target=place)[kernel.name]

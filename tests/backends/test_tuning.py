@@ -98,6 +98,15 @@ def test_a_database_is_what_was_written(tmp_path: Path) -> None:
     assert read.records["a"].gain == 2.0
 
 
+def test_estimates_decide_where_nothing_has_beaten_them() -> None:
+    """Fast by a single measurement is not enough, and a lost race neither."""
+    assert isinstance(HOST, CpuTarget)
+    made = database(HOST, {"won": "6x2", "lost": "6x2", "alone": "6x2"})
+    made.records["lost"].measured["6x2"] = 3.0
+    made.records["alone"].confirmed.clear()
+    assert made.choices() == {"won": Choice(6, 2)}
+
+
 @pytest.mark.parametrize(
     "damage",
     [

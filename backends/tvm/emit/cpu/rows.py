@@ -154,7 +154,8 @@ class Rows:
     def _row(
         self, read: Reader, result: te.Tensor, axes: Sequence[int], buffer: Any, lead: Any, size: Expr
     ) -> None:
-        element = self.body(Row(tuple(lead), size, self.width, read))
+        row = Row(tuple(lead), size, self.width, read)
+        element = self.body(row)
 
         def where(column: Expr) -> list[Expr]:
             place = (*lead, column)
@@ -164,9 +165,7 @@ class Rows:
             read.bind_function(self.sums, lambda _: element(column))
             return read.element(result, where(column))
 
-        Row(tuple(lead), size, self.width, read).each(
-            finished, lambda column, value: T.buffer_store(buffer, value, where(column))
-        )
+        row.each(finished, lambda column, value: T.buffer_store(buffer, value, where(column)))
 
 
 def row_map(
