@@ -3,7 +3,9 @@
 Each model is compiled with f16 weights and inputs for `a100`, and with f32 ones.  An op counts as on tensor
 cores when the machine code (SASS) of a kernel that computes it has HMMA instructions.  Ops whose
 reduction and result channels divide by 8 are the ones that must be; depthwise convolutions
-(as many groups as channels) have no product of matrices in them and are listed apart.
+(as many groups as channels) have no product of matrices in them and are listed apart.  Modelled
+times are those of the quality report (`plait compile --report`), from instruction counts, occupancy and
+bandwidth; nothing is timed on a device.
 
 Run: python bench/a100_tensor_cores.py [MODEL ...] [--batch N] [--json PATH]; all by default.
 """
@@ -121,15 +123,14 @@ def is_depthwise(op: Op) -> bool:
     return isinstance(op, _CONVOLUTIONS) and op.groups == op.x.shaped.shape[1] and op.groups > 1
 
 
-def on_tensor_cores(executable: Executable) -> set[str]:
-    """Names of the ops all of whose products are in kernels with HMMA instructions.
+def on_tensor_cores(executable: Executable, kernels: set[str]) -> set[str]:
+    """Names of the ops all of whose products are in some of the kernels, those with HMMA instructions.
 
     Attention has a kernel for each of its two products; both must be.
     """
-    code = disassemble_images(executable.images)
     counts: dict[str, int] = {}
     for kernel in executable.kernels:
-        if code[kernel.name].histogram()["HMMA"]:
+        if kernel.name in kernels:
             for op in kernel.ops:
                 counts[op] = counts.get(op, 0) + 1
     return {
@@ -144,7 +145,10 @@ def measure(name: str, batch: int) -> dict[str, Any]:
     started = time.perf_counter()
     executable = plait.compile(lowered(name, torch.float16, batch), target="a100", pipeline="")
     seconds = time.perf_counter() - started
-    mapped = on_tensor_cores(executable)
+    code = disassemble_images(executable.images)
+    kernels = {name for name, held in code.items() if held.histogram()["HMMA"]}
+    mapped = on_tensor_cores(executable, kernels)
+    totals = executable.report().totals
     macs = {"divisible": [0, 0], "other": [0, 0], "depthwise": [0, 0]}
     missing = []
     for op in executable.graph.walk():
@@ -161,9 +165,7 @@ def measure(name: str, batch: int) -> dict[str, Any]:
         "model": name,
         "batch": batch,
         "kernels": len(executable.kernels),
-        "tensor_core_kernels": sum(
-            bool(code.histogram()["HMMA"]) for code in disassemble_images(executable.images).values()
-        ),
+        "tensor_core_kernels": len(kernels),
         **{f"{kind}_macs": total for kind, (total, _) in macs.items()},
         **{f"{kind}_on_tensor_cores": found for kind, (_, found) in macs.items()},
         "missing": missing,
@@ -171,6 +173,8 @@ def measure(name: str, batch: int) -> dict[str, Any]:
         "f16_registers": max(kernel.registers or 0 for kernel in executable.kernels),
         "f32_spills": sum(kernel.spills or 0 for kernel in full.kernels),
         "f32_registers": max(kernel.registers or 0 for kernel in full.kernels),
+        "modelled_ms": totals.modelled_us / 1e3,
+        "roofline_ms": totals.roofline_us / 1e3,
         "notes": sorted({note for kernel in executable.kernels for note in kernel.notes}),
         "compile_s": round(seconds, 1),
     }
@@ -195,6 +199,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         "f16 registers",
         "f32 spills",
         "f32 registers",
+        "modelled / roofline ms",
+        "ratio",
         "compile s",
     ):
         table.add_column(heading, justify="left" if heading == "model" else "right")
@@ -206,6 +212,8 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"{row['depthwise_macs'] / 1e9:.2f}",
             f"{row['kernels']} ({row['tensor_core_kernels']})",
             *(str(row[key]) for key in ("f16_spills", "f16_registers", "f32_spills", "f32_registers")),
+            f"{row['modelled_ms']:.3f} / {row['roofline_ms']:.3f}",
+            f"{row['modelled_ms'] / row['roofline_ms']:.2f}",
             str(row["compile_s"]),
         )
     console.print(table)

@@ -52,13 +52,14 @@ def without(target: CpuTarget, label: str, overrides: Mapping[str, Any]) -> CpuT
 def measure_levers(
     case: Case, levers: tuple[tuple[str, Mapping[str, Any]], ...], **turns: Any
 ) -> dict[str, Any]:
-    """The times of one model as compiled by default (`all on`) and without each lever.
+    """The times of one model as compiled by default (`all on`, and `again`) and without each lever.
 
     Args:
         turns: options of `take_turns`.
     """
     target = host_cpu()
     targets = {"all on": target, **{label: without(target, label, off) for label, off in levers}}
+    targets["again"] = target  # the same code once more: how far apart equal contenders are
     entrants = {label: _preparation(changed) for label, changed in targets.items()}
     outcomes = race(case, entrants, **turns)
     return {"model": case.name, "batch": case.batch, "threads": case.threads, "variants": outcomes}

@@ -14,24 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import quantized_tables
+from markdown_tables import markdown, provenance
+
 from plait.ir.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def markdown(headings: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def provenance(record: dict[str, Any], *more: str) -> str:
-    """When, on what and with which versions (those of `more` as well) a benchmark ran."""
-    wanted = ("torch", "apache-tvm", "onnx", *more)
-    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if k in wanted)
-    where = record["machine"]
-    return f"\nRun {record['date']} on {where['cores']} cores of {where['processor']}; {versions}.\n"
 
 
 def main_job(record: dict[str, Any]) -> str:
@@ -105,6 +94,7 @@ def a100_tensor_cores(record: dict[str, Any]) -> str:
             f"{r['tensor_core_kernels']} / {r['kernels']}",
             f"{r['f16_registers']} / {r['f32_registers']}",
             f"{r['f16_spills']} / {r['f32_spills']}",
+            f"{r['modelled_ms']:.3f} / {r['roofline_ms']:.3f} ({r['modelled_ms'] / r['roofline_ms']:.2f}x)",
         ]
         for r in record["rows"]
     ]
@@ -118,6 +108,7 @@ def a100_tensor_cores(record: dict[str, Any]) -> str:
         "HMMA kernels / all",
         "most registers f16 / f32",
         "spilled bytes f16 / f32",
+        "modelled / roofline ms, f16",
     ]
     return markdown(headings, rows) + provenance(record)
 
@@ -264,17 +255,21 @@ def cpu_inference(record: dict[str, Any]) -> str:
 
 
 def cpu_levers_rows(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells: ms with all features on, and how many times slower without each."""
+    """Headings and cells: ms with all features on, the same again, and how many times slower without each.
+
+    The divisor is the geometric mean of both runs with all features on.
+    """
     labels = list(record["levers"])
     rows = []
     for row in record["rows"]:
-        full = row["variants"]["all on"].get("ms")
-        cells = []
+        both = [row["variants"].get(label, {}).get("ms") for label in ("all on", "again")]
+        full = (both[0] * both[1]) ** 0.5 if all(both) else None
+        cells = [milliseconds(time) if time else "failed" for time in both]
         for label in labels:
             time = row["variants"].get(label, {}).get("ms")
             cells.append(f"{time / full:.2f}x" if time and full else "failed")
-        rows.append([row["model"], str(row["batch"]), milliseconds(full) if full else "failed", *cells])
-    return ["model", "batch", "all on, ms", *(f"without {label}" for label in labels)], rows
+        rows.append([row["model"], str(row["batch"]), *cells])
+    return ["model", "batch", "all on, ms", "again, ms", *(f"without {label}" for label in labels)], rows
 
 
 def cpu_levers(record: dict[str, Any]) -> str:
@@ -290,6 +285,10 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "coverage": coverage,
     "cpu_inference": cpu_inference,
     "cpu_levers": cpu_levers,
+    "quantized_accuracy": quantized_tables.quantized_accuracy,
+    "saq": quantized_tables.saq,
+    "a100_integer": quantized_tables.a100_integer,
+    "cpu_int8": quantized_tables.cpu_int8,
 }
 #: Tables made of the results of several benchmarks; every other table is named after its one.
 SOURCES = {

@@ -20,7 +20,7 @@ _THREADS = 256
 #: Elements that lanes of a warp can exchange have at least so many bits.
 _SHUFFLED_BITS = 16
 #: Sums of fewer elements are left to one thread each.
-_SHORT = 32
+_SHORT = 64
 
 
 def sums_stay_apart(outputs: Sequence[te.Tensor]) -> bool:
