@@ -26,6 +26,7 @@ from plait.api import (
     optimize,
     parse,
     predict,
+    quantize,
     save_onnx,
     to_onnx,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "optimize",
     "parse",
     "predict",
+    "quantize",
     "save_onnx",
     "to_onnx",
 ]

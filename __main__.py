@@ -1,4 +1,5 @@
-"""The command line: `plait lower | print | opt | verify | diff | why | run | compile | cache | predict`.
+"""The command line: `plait lower | print | opt | verify | diff | why | run | compile | cache | predict`,
+and `plait quantize | quant-report`.
 
 Every command reads a file or `-` (IR text from standard input), prints a table on a
 terminal and plain text in a pipe, takes `--json`, and exits with 2 and one clear
@@ -20,10 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from plait import api
+from plait.ir.inputs import dim_values
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from plait.api import Graph
     from plait.backends.cache import CacheInfo
 
@@ -94,19 +94,6 @@ def _dynamic(entries: list[str] | None) -> dict[str, dict[int, Any]] | None:
     return found
 
 
-def dim_values(entries: list[str] | None) -> dict[str, int]:
-    """`["B=8"]` as `{"B": 8}`."""
-    found = {}
-    for entry in entries or []:
-        name, equals, size = entry.partition("=")
-        if not equals or not size.isdigit():
-            raise api.InputError(
-                f"--dim {entry} is not understood", remedy="write --dim NAME=SIZE, for instance B=8"
-            )
-        found[name] = int(size)
-    return found
-
-
 def emit_json(data: Any) -> None:
     """Print data as JSON on standard output."""
     sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
@@ -123,59 +110,6 @@ def summary(graph: Graph) -> dict[str, Any]:
         "inputs": {value.name: str(value.type) for value in graph.inputs},
         "outputs": {value.name: str(value.type) for value in graph.outputs},
     }
-
-
-def random_inputs(graph: Graph, dims: dict[str, int], seed: int) -> dict[str, np.ndarray]:
-    """Seeded inputs of the declared types: normal floats, small non-negative integers."""
-    import numpy as np
-
-    from plait.ir.bind import default_dims
-    from plait.ir.dims import evaluate
-
-    values = default_dims(graph, {**{name: r.low for name, r in graph.dims.items()}, **dims})
-    generator = np.random.default_rng(seed)
-    found = {}
-    for value in graph.inputs:
-        kind = value.shaped
-        shape = tuple(evaluate(dim, values) for dim in kind.shape)
-        if kind.dtype.is_float:
-            found[value.name] = generator.standard_normal(shape).astype(kind.dtype.numpy)
-        else:
-            found[value.name] = generator.integers(0, 2, shape).astype(kind.dtype.numpy)
-    return found
-
-
-def read_inputs(
-    graph: Graph, files: list[str] | None, dims: dict[str, int], seed: int
-) -> dict[str, np.ndarray]:
-    """Inputs from NAME=FILE.npy entries; those not named are random."""
-    import numpy as np
-
-    given = {}
-    names = [value.name for value in graph.inputs]
-    for entry in files or []:
-        name, equals, path = entry.partition("=")
-        if not equals or name not in names:
-            raise api.InputError(
-                f"--input {entry} is not understood",
-                why=f"the inputs are {', '.join(names)}",
-                remedy="write NAME=FILE.npy",
-            )
-        if not Path(path).is_file():
-            raise api.InputError(f"input file {path} does not exist", remedy="check the path")
-        try:
-            given[name] = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as problem:
-            raise api.InputError(
-                f"cannot read {path}", why=str(problem), remedy="write it with numpy.save"
-            ) from None
-    if len(given) == len(names):
-        return given
-    from plait.ir.signature import shape_facts, solve_dims
-
-    facts = [shape_facts(n, graph.value(f"%{n}").shaped, array.shape) for n, array in given.items()]
-    known = solve_dims(graph, [fact for found in facts for fact in found])
-    return {**random_inputs(graph, {**known, **dims}, seed), **given}
 
 
 def kernel_table(executable: Any) -> Table:
@@ -369,6 +303,7 @@ def run_command(
     import numpy as np
 
     from plait.ir.files import write_atomically
+    from plait.ir.inputs import read_inputs
 
     found = (
         None if source == "-" or not Path(source).is_file() or source.endswith(".onnx") else api.load(source)
@@ -535,6 +470,110 @@ def predict_command(
         emit_json(prediction.to_dict())
     else:
         sys.stdout.write(f"{prediction}\n")
+
+
+# -- quantisation -----------------------------------------------------------------------
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Calibration data: .npz with an array of samples for each input; else random."),
+]
+Samples = Annotated[int, typer.Option(help="Samples to calibrate with at most.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch", help="Samples of one batch, where the graph leaves it open.")
+]
+SchemeText = Annotated[
+    str, typer.Option(help="int8, int8-weights, int4-weights, or a8w4, a8w4g32, w4g32 (g: group).")
+]
+RuleTexts = Annotated[
+    list[str] | None,
+    typer.Option("--rule", help="PATTERN=SCHEME or PATTERN=float; may be repeated, the last match wins."),
+]
+Observer = Annotated[str, typer.Option(help="min-max, moving-average, percentile, mse or entropy.")]
+RoundingText = Annotated[str, typer.Option(help="Of weights: nearest, gptq or adaround.")]
+Equalize = Annotated[bool, typer.Option("--equalize", help="Cross-layer equalisation first.")]
+Smooth = Annotated[float | None, typer.Option(help="Exponent of SmoothQuant, 0..1.")]
+Biases = Annotated[bool, typer.Option("--correct-biases", help="Take each layer's mean error off its bias.")]
+
+
+def _quantized(
+    source: str,
+    data: Path | None,
+    samples: int,
+    batch: int,
+    scheme: str,
+    rules: list[str] | None,
+    **options: Any,
+) -> tuple[Any, list[dict[str, Any]]]:
+    """A quantised model and the batches that it was calibrated with."""
+    from plait.ir.inputs import random_batches, read_batches
+    from plait.passes.quantize.parse import parse_rule, parse_scheme
+
+    graph = read(source)
+    chosen = {"scheme": parse_scheme(scheme), "rules": [parse_rule(text) for text in rules or ()]}
+    if data is None:
+        err.print("no --data: ranges come from random inputs and say nothing about real ones", style="yellow")
+        batches = random_batches(graph, samples, batch)
+    else:
+        batches = read_batches(graph, data, samples, batch)
+    with working("quantising"):
+        return api.quantize(graph, batches, **chosen, **options), batches
+
+
+@app.command("quantize")
+def quantize_command(
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the integer graph.")],
+    data: Data = None,
+    samples: Samples = 128,
+    batch: BatchSize = 8,
+    scheme: SchemeText = "int8",
+    rule: RuleTexts = None,
+    observer: Observer = "mse",
+    rounding: RoundingText = "nearest",
+    equalize: Equalize = False,
+    smooth: Smooth = None,
+    correct_biases: Biases = False,
+    qdq: Annotated[
+        bool, typer.Option("--qdq", help="Write the form with quantise-dequantise pairs.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Quantise a model after training; write .plait, or .onnx with quantise-dequantise pairs."""
+    options: dict[str, Any] = {"observer": observer, "rounding": rounding, "equalize": equalize}
+    options |= {"smooth": smooth, "correct_biases": correct_biases}
+    found, _ = _quantized(source, data, samples, batch, scheme, rule, **options)
+    graph = found.qdq if qdq else found.graph
+    write_graph(graph, output)
+    if as_json:
+        emit_json({**summary(graph), "remarks": list(found.remarks), "output": str(output)})
+        return
+    out.print(f"wrote {output}: {len(found.schemes)} ops quantised, {len(graph)} ops in all")
+
+
+@app.command("quant-report")
+def quant_report_command(
+    source: Source,
+    data: Data = None,
+    samples: Samples = 128,
+    batch: BatchSize = 8,
+    scheme: SchemeText = "int8",
+    rule: RuleTexts = None,
+    observer: Observer = "mse",
+    rounding: RoundingText = "nearest",
+    equalize: Equalize = False,
+    smooth: Smooth = None,
+    correct_biases: Biases = False,
+    as_json: AsJson = False,
+) -> None:
+    """Quantise, and report precision, size and noise op by op, and the first op that diverges."""
+    options: dict[str, Any] = {"observer": observer, "rounding": rounding, "equalize": equalize}
+    options |= {"smooth": smooth, "correct_biases": correct_biases}
+    found, batches = _quantized(source, data, samples, batch, scheme, rule, **options)
+    report = found.report(batches)
+    if as_json:
+        emit_json(report.to_dict())
+    else:
+        sys.stdout.write(f"{report}\n")
 
 
 def fail(error: api.PlaitError, as_json: bool) -> NoReturn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,6 +20,7 @@ from plait.ir.errors import (
 )
 from plait.ir.graph import Graph
 from plait.ir.text.parser import parse
+from plait.passes.quantize.quantized import Quantized
 
 if TYPE_CHECKING:
     import onnx
@@ -52,6 +53,7 @@ __all__ = [
     "optimize",
     "parse",
     "predict",
+    "quantize",
     "save_onnx",
     "to_onnx",
 ]
@@ -66,8 +68,8 @@ def lower(
         source: a `torch.nn.Module`, a `torch.export.ExportedProgram` or `.pt2` path, a DGL
             module (with a `DGLGraph` among its inputs), an `onnx.ModelProto` or `.onnx`
             path, a `keras.Model`, `tf.function`, ConcreteFunction or SavedModel folder, a
-            `.plait` path, IR text, the name of a family's example (`resnet18`), or a
-            `Graph`, which is returned as it is.
+            `.plait` path, IR text, the name of a family's example (`resnet18`), the result of
+            `quantize`, or a `Graph`, which is returned as it is.
         inputs: example inputs of a torch or DGL module, a tuple or a dict by forward
             parameter; for ONNX and TensorFlow, arrays that fix shapes the model leaves open.
         dynamic: names (and ranges) of dims that stay symbolic, by input and axis.
@@ -81,6 +83,8 @@ def lower(
     """
     if isinstance(source, Graph):
         return source
+    if isinstance(source, Quantized):
+        return source.graph
     kinds = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(source).__mro__]
     options: dict[str, Any] = {"dynamic": dynamic, **({"name": name} if name else {})}
     if {"torch.nn.modules.module.Module", "torch.export.exported_program.ExportedProgram"}.intersection(
@@ -157,6 +161,25 @@ def optimize(source: Any, pipeline: str | None = None, **options: Any) -> Graph:
     arguments = {} if pipeline is None else {"pipeline": pipeline}
     graph, _ = run_pipeline(lower(source), **arguments, **options)
     return graph
+
+
+def quantize(source: Any, data: Iterable[Any], **options: Any) -> Quantized:
+    """Quantise a graph (or what `lower` takes) after training.
+
+    Args:
+        data: calibration batches: each a mapping by input, a sequence, or the sole input.
+        **options: `scheme`, `rules`, `observer`, `equalize`, `smooth`, `rounding`, `correct_biases`,
+            `dims`, `limit` (see `plait.passes.quantize.pipeline.quantize`).
+
+    Returns:
+        The integer graph and what it was made from; `compile` and `predict` take it as it is.
+
+    Raises:
+        InputError: data that is empty, not finite, or of a wrong shape, or a rule that selects nothing.
+    """
+    from plait.passes.quantize.pipeline import quantize as run_quantization
+
+    return run_quantization(lower(source), data, **options)
 
 
 def compile(

@@ -12,11 +12,13 @@ from plait.passes import (
     fold_constants,
     fuse_activation,
     fuse_bias,
+    precision,
 )
 from plait.passes.base import PASSES, Pass, PassError, PassResult, register
 from plait.passes.compare import Divergence, first_divergence
 from plait.passes.manager import PassManager, optimize
 from plait.passes.pipeline import DEFAULT, format_pipeline, parse_pipeline
+from plait.passes.quantize import expand_attention, raise_integer
 from plait.passes.report import PassReport, PassRow
 from plait.passes.rewriter import Replace, RewritePass, Rewriter, Skip, apply_rules, rule
 from plait.passes.why import why
@@ -39,6 +41,7 @@ __all__ = [
     "canonicalize",
     "common_subexpression",
     "dead_code",
+    "expand_attention",
     "first_divergence",
     "fold_batch_norm",
     "fold_constants",
@@ -47,6 +50,8 @@ __all__ = [
     "fuse_bias",
     "optimize",
     "parse_pipeline",
+    "precision",
+    "raise_integer",
     "register",
     "rule",
     "why",

@@ -60,7 +60,9 @@ def transposed_product(op: linalg.Matmul, rw: Rewriter) -> Replace | Skip:
         return Skip(f"{op.right} keeps the order of the axes")
     if inner.parent is not op.parent and not isinstance(inner.x, Constant):
         return Skip(f"{op.right} is computed outside of the region that reads it")
-    made = nn.Linear(op.left, inner.x, act=op.act, act_alpha=op.act_alpha, out=op.out)
+    made = nn.Linear(
+        op.left, inner.x, act=op.act, act_alpha=op.act_alpha, out=op.out, requantize=op.requantize
+    )
     return rw.replace(op, with_=made, matched=(inner,))
 
 

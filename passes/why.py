@@ -94,6 +94,21 @@ def _answer(
     return f"{title} did not apply at {place}: {'; '.join(reasons)}"
 
 
+def reasons(graph: Graph, rule_or_pass: str | Pass, op: Op) -> list[str]:
+    """Why the rules of a pass that start at `op` do not apply there; empty where one does, or none starts."""
+    _, options, rules = _find(rule_or_pass)
+    found = []
+    for current in rules or ():
+        if current.matches(op):
+            copy = graph.clone()
+            name = options.name if options is not None else current.title
+            outcome = current.apply(_counterpart(copy, op), Rewriter(copy, name), options)
+            if not isinstance(outcome, Skip):
+                return []
+            found.append(outcome.reason)
+    return found
+
+
 def _concrete(current: Rule) -> list[type[Op]]:
     """The op classes that a rule starts at; a base counts as all its subclasses."""
     found = []

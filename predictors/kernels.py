@@ -37,6 +37,7 @@ _REDUCTIONS = (
     nn.RmsNorm,
     norm.ChannelNorm,
     nn.AdaptiveAvgPool2d,
+    quant.Mean,
     prob.LogSumExp,
 )
 _CONTRACTIONS = (conv.Convolution, nn.Linear, linalg.Matmul, nn.Attention, spike.SpikeLinear)
@@ -61,6 +62,7 @@ _INJECTIVE = (
     quant.Dequantize,
     quant.Requantize,
     quant.FakeQuant,
+    quant.Add,
     spike.Threshold,
     spike.IntegrateAndFire,
     spike.Lif,

@@ -321,3 +321,79 @@ def test_the_quality_report(run: Run, archive: Path) -> None:
     code, _, err = run("compile", archive, "--report")
     assert code == 2
     assert "--report is about GPU kernels" in err
+
+
+def samples(archive: Path, path: Path, count: int = 24) -> Path:
+    """Seeded samples for each input of a graph, as the quantising commands read them."""
+    import plait
+    from plait.ir.inputs import random_inputs
+
+    graph = plait.load(archive)
+    assert isinstance(graph, plait.Graph)
+    np.savez(path, **random_inputs(graph, {"B": count}, 0))  # type: ignore[arg-type]  # named arrays
+    return path
+
+
+def test_quantize_writes_an_integer_graph(run: Run, archive: Path, tmp_path: Path) -> None:
+    import plait
+    from plait.ir import QuantType
+
+    data, target = samples(archive, tmp_path / "samples.npz"), tmp_path / "int8.plait"
+    code, out, err = run("quantize", archive, "--data", data, "-o", target, "--rule", "op:nn.linear=float")
+    assert (code, err) == (0, "")
+    assert "ops quantised" in out
+    graph = plait.load(target)
+    assert isinstance(graph, plait.Graph)
+    inputs = {op.opname: {type(v.type) for v in op.operands[:2]} for op in graph.ops}
+    assert inputs["nn.conv2d"] == {QuantType}
+    assert QuantType not in inputs["nn.linear"]
+
+
+def test_quantize_writes_onnx_with_pairs(run: Run, archive: Path, tmp_path: Path) -> None:
+    target = tmp_path / "int8.onnx"
+    code, _, err = run("quantize", archive, "-o", target, "--samples", 8, "--batch", 4)
+    assert code == 0
+    assert "no --data" in err
+    kinds = {node.op_type for node in onnx.load(target).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+
+def test_quant_report(run: Run, archive: Path, tmp_path: Path) -> None:
+    data = samples(archive, tmp_path / "samples.npz")
+    code, out, _ = run("quant-report", archive, "--data", data, "--scheme", "a8w4", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["bytes_after"] < report["bytes_before"] / 4
+    assert {row["effective"] for row in report["rows"] if row["op"] == "nn.conv2d"} == {"int8 x int4"}
+    code, out, _ = run("quant-report", archive, "--data", data)
+    assert code == 0
+    assert "first op below 10 dB" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--scheme", "int9"), "no scheme"),
+        (("--scheme", "a8w9"), "2 to 8 bits"),
+        (("--rule", "nowhere=float"), "no op has a module path"),
+        (("--rule", "nowhere"), "PATTERN=SCHEME"),
+        (("--observer", "medium"), "observer"),
+        (("--data", "absent.npz"), "cannot read"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_quantising_with_bad_options(run: Run, archive: Path, arguments: tuple[str, str], says: str) -> None:
+    code, _, err = run("quant-report", archive, "--samples", 4, "--batch", 2, *arguments)
+    assert code == 2
+    assert says in err
+
+
+def test_calibration_data_that_does_not_fit(run: Run, archive: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", picture=np.zeros((4, 3, 8, 8), np.float32))
+    code, _, err = run("quant-report", archive, "--data", tmp_path / "other.npz")
+    assert code == 2
+    assert "has no array" in err
+    (tmp_path / "bad.npz").write_bytes(b"no archive")
+    code, _, err = run("quant-report", archive, "--data", tmp_path / "bad.npz")
+    assert code == 2
+    assert "cannot read" in err

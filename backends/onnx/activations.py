@@ -9,6 +9,7 @@ from plait.backends.onnx.table import exports
 from plait.backends.onnx.writer import Operand, Writer
 from plait.ir import DType, Op, Value
 from plait.ir.ops import nn
+from plait.ir.types import f32
 
 Write = Callable[[Writer, Operand, DType, float], str]
 
@@ -39,6 +40,11 @@ _ACTIVATIONS: dict[str, Write] = {
 def activate(writer: Writer, x: Operand, op: Any, element: DType) -> str:
     """The activation that the attributes `act` and `act_alpha` of an op name."""
     return _ACTIVATIONS[op.act](writer, x, element, op.act_alpha)
+
+
+def rectified(writer: Writer, x: Operand, act: str) -> str:
+    """An activation without parameters of a tensor in f32."""
+    return _ACTIVATIONS[act](writer, x, f32, 0.0)
 
 
 def activated(writer: Writer, x: str, op: Any, like: Value) -> str:

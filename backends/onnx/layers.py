@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from plait.backends.onnx.activations import activated
-from plait.backends.onnx.quantised import contraction
+from plait.backends.onnx.quantised import contraction, is_quantised, unsigned
 from plait.backends.onnx.table import Inexpressible, exports
 from plait.backends.onnx.writer import Operand, Writer
 from plait.ir import Constant, Value
@@ -32,12 +32,17 @@ def _conv(op: Any, writer: Writer) -> str:
         "dilations": list(op.dilation),
         "group": op.groups,
     }
+
+    def integer_product(x: Operand, w: Operand, x_zero: str, w_zero: str) -> str:
+        stored, zero = unsigned(writer, op.x)
+        return writer.node("ConvInteger", stored, w, zero, w_zero, **attributes)
+
     return contraction(
         writer,
         op,
         (op.x, op.w, op.b),
         lambda x, w, b: writer.node("Conv", x, w, b, **attributes),
-        lambda x, w, x_zero, w_zero: writer.node("ConvInteger", x, w, x_zero, w_zero, **attributes),
+        integer_product,
     )
 
 
@@ -66,16 +71,19 @@ def _transposed(writer: Writer, w: Operand) -> str:
 
 @exports(nn.Linear)
 def _linear(op: Any, writer: Writer) -> str:
+    # onnxruntime takes integers through DequantizeLinear and MatMul, not through a Transpose between.
+    turns = op.x.shaped.rank != 2 and isinstance(op.w, Constant) and is_quantised(op.w)
+
     def product(x: Operand, w: Operand, b: Operand) -> str:
         if op.x.shaped.rank == 2:
             return writer.node("Gemm", x, w, b, transB=1)
-        y = writer.node("MatMul", x, _transposed(writer, w))
+        y = writer.node("MatMul", x, w if turns else _transposed(writer, w))
         return y if b is None else writer.node("Add", y, b)
 
     def integer_product(x: Operand, w: Operand, x_zero: str, w_zero: str) -> str:
         return writer.node("MatMulInteger", x, _transposed(writer, w), x_zero, w_zero)
 
-    return contraction(writer, op, (op.x, op.w, op.b), product, integer_product)
+    return contraction(writer, op, (op.x, op.w, op.b), product, integer_product, transposed=turns)
 
 
 @exports(linalg.Matmul)

@@ -142,7 +142,9 @@ class GroupEmitter:
         parts: list[Any] = [(str(v.type), isinstance(v, Constant), self._layouts.get(v)) for v in slots]
         for index, op in enumerate(group.ops):
             operands = tuple(place[v] for v in op.operands)
-            fields = tuple(str(getattr(op, spec.name)) for spec in op.schema.attributes)
+            fields = tuple(
+                str(getattr(op, spec.name)) for spec in op.schema.attributes if _is_stated(op, spec.name)
+            )
             present = tuple(getattr(op, spec.name) is None for spec in op.schema.operands)
             parts.append((op.opname, operands, present, fields, tuple(str(v.type) for v in op.results)))
             place.update({v: f"op{index}.{k}" for k, v in enumerate(op.results)})
@@ -197,3 +199,11 @@ def identifier(name: str) -> str:
 
 
 __all__ = ["EmitProgress", "GroupCode", "GroupEmitter", "KernelFunction", "identifier"]
+
+
+def _is_stated(op: Op, attribute: str) -> bool:
+    """Whether an attribute takes part in the hash of a group.
+
+    `requantize` says nothing at its default, and hashes of before it came are in tuning databases.
+    """
+    return attribute != "requantize" or getattr(op, attribute) != "real"

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import math
 
-from plait.ir.cost_rules.table import ACTIVATION_FLOPS, QUANTIZE_FLOPS, SOFTMAX_FLOPS, Cost, Sizes, cost_rule
+from plait.ir.cost_rules.table import (
+    ACTIVATION_FLOPS,
+    DEQUANTIZE_FLOPS,
+    FIXED_POINT_FLOPS,
+    QUANTIZE_FLOPS,
+    SOFTMAX_FLOPS,
+    Cost,
+    Sizes,
+    cost_rule,
+)
 from plait.ir.ops import linalg, nn
 from plait.ir.types import QuantType
 from plait.ir.value import Value
@@ -14,11 +23,19 @@ Contraction = nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed | nn.Linear | linal
 
 
 def contraction(op: Contraction, sizes: Sizes, macs: int, bias: Value | None) -> Cost:
-    """MACs, then for each result element its bias, activation and rounding to a quantised type."""
+    """MACs, then for each result element its bias, activation and rounding to a quantised type.
+
+    Quantised weights of a dense operand are made real once each.
+    """
+    left, weight = op.operands[:2]
     per_element = ACTIVATION_FLOPS[op.act] + (bias is not None)
     if isinstance(op.result.type, QuantType):
-        per_element += QUANTIZE_FLOPS
-    return sizes.cost(op, macs=macs, flops=2 * macs + per_element * sizes.count(op.result))
+        fixed = getattr(op, "requantize", "real") == "fixed_point"  # where rectifiers are the bounds
+        per_element += FIXED_POINT_FLOPS - ACTIVATION_FLOPS[op.act] if fixed else QUANTIZE_FLOPS
+    flops = 2 * macs + per_element * sizes.count(op.result)
+    if isinstance(weight.type, QuantType) and not isinstance(left.type, QuantType):
+        flops += DEQUANTIZE_FLOPS * sizes.count(weight)
+    return sizes.cost(op, macs=macs, flops=flops)
 
 
 @cost_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)

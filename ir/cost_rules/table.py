@@ -43,6 +43,12 @@ ACTIVATION_FLOPS: dict[str, int] = {
 #: FLOPs per element to round a real number to a quantised type: scale, round, zero point, two bounds.
 QUANTIZE_FLOPS = 5
 
+#: FLOPs per element to bring a sum to another grid: multiply, add, shift, zero point, two bounds.
+FIXED_POINT_FLOPS = 6
+
+#: FLOPs per element of a quantised tensor made real: subtract the zero point, multiply.
+DEQUANTIZE_FLOPS = 2
+
 SOFTMAX_FLOPS = TRANSCENDENTAL + 4  # largest, subtract, exp, sum, divide
 
 

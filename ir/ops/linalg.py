@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 
 from plait.ir.dims import minimum
+from plait.ir.fixed_point import Requantization
 from plait.ir.op import Op, op, shaped
 from plait.ir.ops.common import Activation, broadcast, floating, same_dtype
 from plait.ir.ops.nn.conv import contraction_result
@@ -14,13 +15,17 @@ from plait.ir.value import Value
 
 @op("linalg.matmul")
 class Matmul(Op):
-    """act(left @ right): [..., M, K] x [..., K, N] -> [..., M, N]; leading dims broadcast."""
+    """act(left @ right): [..., M, K] x [..., K, N] -> [..., M, N]; leading dims broadcast.
+
+    A quantised right operand of a dense left one stands for its real numbers.
+    """
 
     left: Value
     right: Value
     _: KW_ONLY
     act: Activation = "none"
     act_alpha: float = 0.01
+    requantize: Requantization = "real"
     out: Type | None = None
 
     def infer(self) -> tuple[Type, ...]:
@@ -36,7 +41,9 @@ class Matmul(Op):
             self, a.with_shape(a.shape[:-2]), b.with_shape(b.shape[:-2]), (self.left, self.right)
         )
         shape = (*lead, a.shape[-2], b.shape[-1])
-        return (contraction_result(self, self.left, self.right, None, shape, self.out),)
+        return (
+            contraction_result(self, self.left, self.right, None, shape, self.out, output_axis=b.rank - 1),
+        )
 
 
 def square(op: Op, value: Value, name: str) -> TensorType:

@@ -2,7 +2,8 @@
 
 real = scale * (stored - zero_point).  Contractions of quantised operands add up
 whole numbers in float64, which is exact below 2^53: more than the longest sum of
-8-bit products that an i32 accumulator may hold.
+8-bit products that an i32 accumulator may hold.  Fixed-point requantisation goes on
+from there in 64-bit integers.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from plait.ir.errors import InputError
+from plait.ir.fixed_point import FixedPoint, bounds_of, product_factor, scale_of
 from plait.ir.op import Op
 from plait.ir.reference.table import Context
 from plait.ir.reference.tensors import activate, torch_dtype
@@ -56,6 +59,38 @@ def real_value(stored: torch.Tensor, kind: QuantType, ctx: Context) -> torch.Ten
     return centred(stored, kind, ctx) * parameter(kind, kind.scale, ctx)
 
 
+def dequantised(stored: torch.Tensor, kind: QuantType, ctx: Context) -> torch.Tensor:
+    """scale * (stored - zero_point) in f32."""
+    scale = parameter(kind, kind.scale, ctx)
+    whole = centred(stored, kind, ctx).float()
+    return whole * (scale.float() if isinstance(scale, torch.Tensor) else scale)
+
+
+def rescaled(total: torch.Tensor, factor: FixedPoint, axis: int | None = None) -> torch.Tensor:
+    """(total * m + 2^(n-1)) >> n in 64-bit integers.
+
+    Args:
+        axis: the negative axis of `total` that several factors run along.
+    """
+
+    def spread(numbers: np.ndarray) -> torch.Tensor:
+        held = torch.from_numpy(np.ascontiguousarray(numbers.astype(np.int64))).to(total.device)
+        return held.reshape(()) if axis is None or held.numel() == 1 else along(held.reshape(-1), axis)
+
+    return (total.to(torch.int64) * spread(factor.mantissa) + spread(factor.half)) >> spread(factor.shift)
+
+
+def bounded(whole: torch.Tensor, kind: QuantType, act: str) -> torch.Tensor:
+    """Whole numbers on the grid of `kind`, the zero point added, between the bounds of a rectifier."""
+    low, high = bounds_of(kind, act)
+    return (whole + int(kind.zero_point)).clamp(low, high).to(torch_dtype(kind))
+
+
+def scale_array(kind: QuantType, ctx: Context) -> np.ndarray:
+    """The scale of a type in float64."""
+    return scale_of(kind, lambda name: ctx.parameter(name).detach().cpu().numpy())
+
+
 def contract(
     op: Any,
     operands: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
@@ -67,6 +102,8 @@ def contract(
     result_axis: int,
 ) -> torch.Tensor:
     """A convolution or matrix product with bias and activation, dense or quantised.
+
+    A quantised w under a dense x is its real numbers in the element type of x.
 
     Args:
         op: has `act` and `act_alpha`, and may have `out`.
@@ -82,6 +119,8 @@ def contract(
     x, w, b = operands
     kind_x, kind_w = types
     if not isinstance(kind_x, QuantType) or not isinstance(kind_w, QuantType):
+        if isinstance(kind_w, QuantType):
+            w = dequantised(w, kind_w, ctx).to(x.dtype)
         total = product(x, w)
         if b is not None:
             total = total + along(b, result_axis)
@@ -89,6 +128,13 @@ def contract(
     out = getattr(op, "out", None)
     scale_x, scale_w = parameter(kind_x, kind_x.scale, ctx), parameter(kind_w, kind_w.scale, ctx)
     left, right = centred(x, kind_x, ctx), centred(w, kind_w, ctx)
+    if isinstance(out, QuantType) and getattr(op, "requantize", "real") == "fixed_point":
+        factor = product_factor(scale_array(kind_x, ctx), scale_array(kind_w, ctx), out)
+        total = product(left, right)
+        if b is not None:
+            total = total + along(b.to(torch.float64), result_axis)
+        whole = total.to(torch.int64).to(torch.int32)
+        return bounded(rescaled(whole, factor, result_axis), out, op.act)
     separable = is_number(scale_x) and is_along(scale_w, output_axis)
     if not isinstance(out, QuantType):
         if not separable:

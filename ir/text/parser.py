@@ -221,12 +221,7 @@ class _Parser:
         for spec in cls.schema.regions:
             fields[spec.name] = self._region(spec)
         with self._located(at, len(opname)):
-            op = self._construct(cls, fields, types)
-            inferred = op.infer()
-        if op.schema.result_type is not None and inferred != tuple(types) and len(types) == 1:
-            with self._located(at, len(opname)):
-                op = op.evolve(out=types[0])
-                inferred = op.infer()
+            op, inferred = _with_declared_result(self._construct(cls, fields, types), types)
         if len(inferred) != len(names) or len(types) != len(names):
             raise scan.error(
                 f"{opname} has {len(inferred)} results, not {len(names)} names and {len(types)} types",
@@ -492,3 +487,26 @@ class _Located:
 
 def _listed(types: list[Type]) -> str:
     return ", ".join(map(str, types)) or "nothing"
+
+
+def _with_declared_result(op: Op, types: list[Type]) -> tuple[Op, tuple[Type, ...]]:
+    """An op and the types it computes, its result declared where that is what the annotation takes.
+
+    An op may be valid only with a declared result, as a quantised product with an activation.
+    Raises VerifyError where it is valid neither way: what is wrong without the declaration.
+    """
+    problem: VerifyError | None = None
+    inferred: tuple[Type, ...] = ()
+    try:
+        inferred = op.infer()
+    except VerifyError as error:
+        problem = error
+    if op.schema.result_type is not None and len(types) == 1 and inferred != tuple(types):
+        declared = op.evolve(out=types[0])
+        try:
+            return declared, declared.infer()
+        except VerifyError as error:
+            raise (problem or error) from None
+    if problem is not None:
+        raise problem
+    return op, inferred

@@ -11,8 +11,9 @@ from tvm.ir import Expr
 from plait.backends.tvm.emit.conv import padded
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.images import window
+from plait.backends.tvm.emit.quant import mean_of
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
-from plait.ir.ops import nn
+from plait.ir.ops import nn, quant
 from plait.ir.ops.common import pads_of
 
 
@@ -92,6 +93,23 @@ def _avg_pool(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         return sums(n, c, y, x) / tirx.Cast(dtype, covered(y, 0) * covered(x, 1))
 
     return te.compute(shape, at, name="avg_pool")
+
+
+@emit(quant.AvgPool2d, kind=Kind.CONTRACTION)
+def _quantised_avg_pool(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    """The stored integers of each window are added up; pads hold the zero point."""
+    kind = op.x.type
+    border = number(int(kind.zero_point), emitter.dtype(kind))
+    source = padded(emitter, args.x, kind, pads_of(op, op.pad, 2), border)
+    ky, kx = emitter.axis(op.kernel[0], "ky"), emitter.axis(op.kernel[1], "kx")
+    sy, sx = op.stride
+
+    def at(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
+        found = source(n, c, y * sy + ky, x * sx + kx)
+        return te.sum(tirx.Cast("int32", found), axis=[ky, kx])
+
+    total = te.compute(emitter.shape(op.result.type.shape), at, name="window_sum")
+    return mean_of(total, kind, op.result.type, op.kernel[0] * op.kernel[1], emitter)
 
 
 @emit(nn.AdaptiveAvgPool2d, kind=Kind.CONTRACTION)

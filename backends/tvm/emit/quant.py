@@ -6,12 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from plait.backends.tvm.emit.expressions import activate, number, saturate
-from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
-from plait.ir import QuantType, Value
+from plait.backends.tvm.emit.expressions import ACTIVATIONS, activate, number, pointwise, saturate
+from plait.backends.tvm.emit.reduce import reduce_axes
+from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, Packing, emit
+from plait.ir import QuantType, Type, Value
+from plait.ir.fixed_point import (
+    FixedPoint,
+    bounds_of,
+    fixed_point,
+    mean_factor,
+    product_factor,
+    scale_of,
+    sum_scales,
+)
 from plait.ir.ops import quant
 
 _HALF = ("float16", "bfloat16")
@@ -81,10 +92,12 @@ def contraction_finish(
     """Bias, activation and, for quantised operands, the new scale.
 
     Quantised: the 32-bit sum plus bias times both scales is the real result; the
-    activation acts on it, and it is rounded to the result type.
+    activation acts on it, and it is rounded to the result type.  In fixed point integers
+    do all of it, see `plait.ir.fixed_point`.
 
     Args:
-        channel: axis of the result that the bias and per-channel scales run along; None for no bias.
+        channel: axis of the result that the bias and per-channel scales run along; None for no
+            bias, and scales along the last axis.
     """
     x = op.operands[0].type
     weight = op.operands[1].type
@@ -107,11 +120,26 @@ def contraction_finish(
 
         return narrowed
 
+    if not isinstance(result, QuantType):
+        if op.act not in ("none", "relu"):
+            raise op.error(
+                f"it applies {op.act} to an i32 accumulator",
+                why="an accumulator has no scale of its own",
+                remedy="declare a quantised result type with out=",
+            )
+        return lambda i, total: activate(biased(i, total), op)
+    if getattr(op, "requantize", "real") == "fixed_point":
+        factors = _Factors(emitter, x, weight, result)
+        return lambda i, total: bounded(
+            rescaled(biased(i, total), *factors.at(i[-1 if channel is None else channel])),
+            result,
+            op.act,
+            emitter.dtype(result),
+        )
+
     def finish(i: tuple[Expr, ...], total: Expr) -> Expr:
         whole = biased(i, total)
-        if not isinstance(result, QuantType):
-            return activate(whole, op) if op.act in ("none", "relu") else whole
-        place = i[channel] if channel is not None else tirx.IntImm("int64", 0)
+        place = i[-1 if channel is None else channel]
         # In double precision, as the sum may hold more bits than a float.
         scale_of_weight = emitter.parameter(weight.scale)
         if isinstance(scale_of_weight, te.Tensor):
@@ -124,6 +152,57 @@ def contraction_finish(
         return _quantise_at(emitter, real, result, i)
 
     return finish
+
+
+class _Factors:
+    """The fixed-point factors between a sum of products and the grid of the result."""
+
+    def __init__(self, emitter: Emitter, x: QuantType, weight: QuantType, out: QuantType) -> None:
+        def data(name: str) -> np.ndarray:
+            return emitter.constants[name].data
+
+        left = scale_of(x, data)
+        if weight.axis is None:
+            found = product_factor(left, scale_of(weight, data), out)
+            self._tables: tuple[te.Tensor, ...] = ()
+            self._numbers = tuple(number(int(v), "int32") for v in (found.mantissa, found.shift))
+            return
+        assert isinstance(weight.scale, str)
+        constant = emitter.constants[weight.scale]
+
+        def table(part: str) -> te.Tensor:
+            def apply(scales: np.ndarray) -> np.ndarray:
+                array: np.ndarray = getattr(product_factor(left, scales.astype(np.float64), out), part)
+                return array
+
+            key = f"{part} of {left!r} / {out.scale!r}"
+            return emitter.packed(constant, (int(constant.shaped.shape[0]),), Packing(key, apply, "int32"))
+
+        self._tables = (table("mantissa"), table("shift"))
+
+    def at(self, channel: Expr) -> tuple[Expr, ...]:
+        """Mantissa and shift of one output channel."""
+        return tuple(table(channel) for table in self._tables) or self._numbers
+
+
+def rescaled(total: Expr, mantissa: Expr, shift: Expr) -> Expr:
+    """(total * m + 2^(n-1)) >> n in 64-bit integers."""
+    wide = tirx.Cast("int64", total) * tirx.Cast("int64", mantissa)
+    n = tirx.Cast("int64", shift)
+    return (wide + (number(1, "int64") << (n - number(1, "int64")))) >> n
+
+
+def rescaled_by(total: Expr, factor: FixedPoint) -> Expr:
+    """The same with one factor, known now."""
+    return rescaled(total, number(int(factor.mantissa), "int32"), number(int(factor.shift), "int32"))
+
+
+def bounded(whole: Expr, kind: QuantType, act: str, dtype: str) -> Expr:
+    """A whole number on the grid of `kind`, the zero point added, between the bounds of a rectifier."""
+    low, high = bounds_of(kind, act)
+    wide = whole.ty.dtype
+    moved = whole + number(int(kind.zero_point), wide) if kind.zero_point else whole
+    return tirx.Cast(dtype, te.max(te.min(moved, number(high, wide)), number(low, wide)))
 
 
 def _quantise_at(emitter: Emitter, real: Expr, kind: QuantType, i: tuple[Expr, ...]) -> Expr:
@@ -162,14 +241,72 @@ def _dequantize(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 def _requantize(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     source, kind = op.x.type, op.result.type
 
+    if op.requantize == "fixed_point":
+        scale = source.scale if isinstance(source, QuantType) else op.scale
+        factor, dtype = fixed_point(scale / kind.scale), emitter.dtype(kind)
+        return te.compute(
+            emitter.shape(kind.shape),
+            lambda *i: bounded(rescaled_by(_whole(args.x(*i), source), factor), kind, op.act, dtype),
+            name="requantize",
+        )
+
     def at(*i: Expr) -> Expr:
         if isinstance(source, QuantType):
             real = _real(emitter, args.x, source, i, "float64")
         else:
             real = tirx.Cast("float64", args.x(*i)) * number(op.scale, "float64")
-        return _quantise_at(emitter, real, kind, i)
+        return _quantise_at(emitter, ACTIVATIONS[op.act](real, 0.0), kind, i)
 
     return te.compute(emitter.shape(kind.shape), at, name="requantize")
+
+
+def _whole(x: Expr, kind: Type) -> Expr:
+    """A stored integer without its zero point, in 32 bits."""
+    wide = tirx.Cast("int32", x)
+    if not isinstance(kind, QuantType) or not kind.zero_point:
+        return wide
+    return wide - number(int(kind.zero_point), "int32")
+
+
+@emit(quant.Add, kind=Kind.ELEMENTWISE)
+def _add(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    left, right, kind = op.x.type, op.y.type, op.result.type
+    scales, dtype = sum_scales(left, right, kind), emitter.dtype(kind)
+    shift = number(scales.shift, "int32")
+
+    def at(x: Expr, y: Expr) -> Expr:
+        total = _whole(x, left) * number(scales.left, "int32")
+        total = total + _whole(y, right) * number(scales.right, "int32")
+        return bounded((total + number(1 << (scales.shift - 1), "int32")) >> shift, kind, op.act, dtype)
+
+    return pointwise(emitter.shape(kind.shape), at, args.x, args.y, name="add")
+
+
+@emit(quant.Mean, kind=Kind.REDUCTION)
+def _mean(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    """The stored integers are added up; the zero point is taken off the sum."""
+    source, kind = op.x.type, op.result.type
+
+    def read(*i: Expr) -> Expr:
+        return tirx.Cast("int32", args.x(*i))
+
+    if op.axes:
+        total = reduce_axes(emitter, source, op.axes, read, te.sum, "sum", keepdims=op.keepdims)
+    else:
+        total = te.compute(emitter.shape(source.shape), read, name="sum")
+    return mean_of(total, source, kind, int(op.count), emitter)
+
+
+def mean_of(total: te.Tensor, source: QuantType, kind: QuantType, count: int, emitter: Emitter) -> te.Tensor:
+    """Sums of `count` stored integers each as means on the grid of `kind`."""
+    factor = mean_factor(source, kind, count)
+    offset, dtype = int(source.zero_point) * count, emitter.dtype(kind)
+
+    def at(*i: Expr) -> Expr:
+        whole = total(*i) - number(offset, "int32") if offset else total(*i)
+        return bounded(rescaled_by(whole, factor), kind, "none", dtype)
+
+    return te.compute(total.shape, at, name="mean")
 
 
 @emit(quant.FakeQuant, kind=Kind.ELEMENTWISE)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, replace
 from typing import Literal
 
 from plait.ir.dims import IntLike, product
 from plait.ir.op import Op, check_shape_dims, op, shaped
 from plait.ir.ops.common import dense, normalise_axes, normalise_axis
-from plait.ir.types import ShapedType, TensorType, Type, i64
+from plait.ir.types import QuantType, ShapedType, TensorType, Type, i64
 from plait.ir.value import Value
 
 
@@ -116,7 +116,12 @@ class Transpose(Op):
             raise self.error(
                 f"{list(self.permutation)} is no permutation of the {kind.rank} axes of {self.x}"
             )
-        return (kind.with_shape(tuple(kind.shape[axis] for axis in self.permutation)),)
+        moved = kind.with_shape(tuple(kind.shape[axis] for axis in self.permutation))
+        if isinstance(moved, QuantType) and moved.axis is not None:
+            if moved.group is not None and self.permutation != tuple(range(kind.rank)):
+                raise self.error(f"{self.x} is {kind}", why="its scales per group would lie in another order")
+            moved = replace(moved, axis=self.permutation.index(moved.axis))
+        return (moved,)
 
 
 @op("core.concat")

@@ -5,26 +5,47 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import ClassVar
 
+from plait.ir.fixed_point import Requantization
 from plait.ir.op import Op, abstract, op, shaped
 from plait.ir.ops.common import Activation, conv_output, pads_of
 from plait.ir.types import QuantType, Shape, ShapedType, TensorType, Type, i32
 from plait.ir.value import Value
 
 
-def contraction_result(op: Op, x: Value, w: Value, b: Value | None, shape: Shape, out: Type | None) -> Type:
+def contraction_result(
+    op: Op,
+    x: Value,
+    w: Value,
+    b: Value | None,
+    shape: Shape,
+    out: Type | None,
+    *,
+    output_axis: int = 0,
+    weight_only: bool = True,
+) -> Type:
     """Result type of a convolution or matrix product.
 
-    Dense operands give their own element type.  Quantised operands accumulate in
-    i32, with an i32 bias, and give `out`, a quantised type, or i32 where it is absent.
+    Dense operands give their own element type.  A dense x and a quantised w, whose real
+    numbers take part in the element type of x, do so too, with a dense bias.  Quantised
+    operands accumulate in i32, with an i32 bias, and give `out`, a quantised type, or i32
+    where it is absent; relu is the only activation of an i32 result.
+
+    Args:
+        output_axis: axis of w that holds the outputs.
+        weight_only: whether w may be quantised where x is not.
     """
     xt, wt = shaped(op, x, "x"), shaped(op, w, "w")
     bt = None if b is None else shaped(op, b, "b")
-    if isinstance(xt, QuantType) or isinstance(wt, QuantType):
+    if out is not None and getattr(op, "requantize", "real") == "fixed_point":
+        check_fixed_point(op, (x, w), out, output_axis)
+    if isinstance(xt, QuantType) or (isinstance(wt, QuantType) and not weight_only):
         if not (isinstance(xt, QuantType) and isinstance(wt, QuantType)):
             raise op.error(
                 f"{x} is {xt} but {w} is {wt}",
-                why="both are quantised or neither",
-                remedy="insert quant.quantize",
+                why="a quantised operand goes with quantised weights"
+                if isinstance(xt, QuantType)
+                else "both are quantised or neither",
+                remedy="insert quant.quantize, or quant.dequantize",
             )
         if bt is not None and bt.dtype != i32:
             raise op.error(f"bias {b} is {bt}", why="the bias of quantised operands is i32")
@@ -42,11 +63,44 @@ def contraction_result(op: Op, x: Value, w: Value, b: Value | None, shape: Shape
     if out is not None and out != TensorType(xt.dtype, shape):
         raise op.error(f"the result is declared {out} but is {TensorType(xt.dtype, shape)}")
     for value, kind in ((w, wt), (b, bt)):
-        if kind is not None and kind.dtype != xt.dtype:
+        if kind is not None and kind.dtype != xt.dtype and not (value is w and isinstance(kind, QuantType)):
             raise op.error(f"{x} is {xt} but {value} is {kind}", why="operands share one element type")
     if not xt.dtype.is_float:
         raise op.error(f"{x} is {xt}", why="a floating-point or quantised tensor is wanted")
     return TensorType(xt.dtype, shape)
+
+
+def check_fixed_point(op: Op, operands: tuple[Value, Value], out: Type | None, output_axis: int) -> None:
+    """Raise VerifyError unless integers alone can bring a sum of products to the grid of `out`.
+
+    That takes one scale for x and one for each output of w at most, numbers for the grid
+    of the result, and an activation that is a bound.
+    """
+    x, w = operands
+    why = "fixed-point requantisation has one factor for each output"
+    for value, axes in ((x, (None,)), (w, (None, output_axis))):
+        kind = value.type
+        if not isinstance(kind, QuantType) or kind.axis not in axes or kind.group is not None:
+            raise op.error(f"operand {value} is {kind}", why=why, remedy='use requantize="real"')
+    check_fixed_grid(op, out)
+    act = getattr(op, "act", "none")
+    if act not in ("none", "relu", "relu6"):
+        raise op.error(f"act is {act}", why="fixed-point results are rectified by relu or relu6 only")
+
+
+def check_fixed_grid(op: Op, out: Type | None) -> None:
+    """Raise VerifyError unless `out` is a quantised type with one scale and zero point, both numbers."""
+    if (
+        not isinstance(out, QuantType)
+        or out.axis is not None
+        or not isinstance(out.scale, float)
+        or not isinstance(out.zero_point, int)
+    ):
+        raise op.error(
+            f"result is declared {out}",
+            why="a fixed-point result has one scale and one zero point, given as numbers",
+            remedy='declare them, or use requantize="real"',
+        )
 
 
 @abstract
@@ -111,6 +165,7 @@ class Conv1d(Convolution):
     groups: int = 1
     act: Activation = "none"
     act_alpha: float = 0.01
+    requantize: Requantization = "real"
     out: Type | None = None
 
     def infer(self) -> tuple[Type, ...]:
@@ -133,6 +188,7 @@ class Conv2d(Convolution):
     groups: int = 1
     act: Activation = "none"
     act_alpha: float = 0.01
+    requantize: Requantization = "real"
     out: Type | None = None
 
     def infer(self) -> tuple[Type, ...]:
@@ -151,6 +207,7 @@ class Conv3d(Convolution):
     groups: int = 1
     act: Activation = "none"
     act_alpha: float = 0.01
+    requantize: Requantization = "real"
     out: Type | None = None
 
     def infer(self) -> tuple[Type, ...]:
@@ -181,7 +238,8 @@ class TransposedConvolution(Convolution):
                 x.shape[2:], w.shape[2:], stride, pads, dilation, output_pad, strict=True
             )
         )
-        return (contraction_result(self, self.x, self.w, self.b, (x.shape[0], channels, *spatial), None),)
+        shape = (x.shape[0], channels, *spatial)
+        return (contraction_result(self, self.x, self.w, self.b, shape, None, weight_only=False),)
 
 
 @op("nn.conv_transpose2d")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY
 
+from plait.ir.fixed_point import Requantization
 from plait.ir.op import Op, op, shaped
 from plait.ir.ops.common import Activation, broadcast, floating, integral, same_dtype
 from plait.ir.ops.nn.conv import contraction_result
@@ -13,7 +14,10 @@ from plait.ir.value import Value
 
 @op("nn.linear")
 class Linear(Op):
-    """act(x @ w.T + b): [..., in] x [out, in] -> [..., out]."""
+    """act(x @ w.T + b): [..., in] x [out, in] -> [..., out].
+
+    A quantised w under a dense x stands for its real numbers, rounded to the element type of x.
+    """
 
     x: Value
     w: Value
@@ -21,6 +25,7 @@ class Linear(Op):
     _: KW_ONLY
     act: Activation = "none"
     act_alpha: float = 0.01
+    requantize: Requantization = "real"
     out: Type | None = None
 
     def infer(self) -> tuple[Type, ...]:
