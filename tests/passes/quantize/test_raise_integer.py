@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 import torch
 
 from plait.backends import compile_graph
-from plait.ir import Constant, Graph, Op, QuantType, TensorType, parse
+from plait.ir import Constant, Graph, Op, QuantType, TensorType
 from plait.ir.interpret import interpret
 from plait.ir.ops import core, linalg, nn, quant
-from plait.ir.verify import verify
-from plait.passes import apply_rules, optimize, why
-from plait.passes.examples import body_lines, complete, examples_of
+from plait.passes import optimize, why
+from plait.passes.examples import body_lines, complete
 from plait.passes.quantize.expand_attention import ExpandAttention
 from plait.passes.quantize.insert import ABLE, insert_qdq, place
 from plait.passes.quantize.integer_operands import LAYERS
@@ -22,34 +21,10 @@ from plait.passes.quantize.raise_integer import RaiseQuantized
 from plait.passes.quantize.scheme import INT8, Grid, OpScheme, Scheme, grid_from_range
 from plait.passes.quantize.select import Rule as Selection
 from plait.passes.quantize.select import schemes_of
-from plait.passes.rewriter import RULES, Rule
 
 from .nets import block, images, residual, tokens
 
 Inputs = Mapping[str, torch.Tensor]
-
-
-# -- each rule by its example ---------------------------------------------------------
-def test_example_of_the_pass(assert_same: Callable[[Graph, Graph], None]) -> None:
-    (example,) = examples_of(RaiseQuantized)
-    before = example.graph()
-    after, report = optimize(before, [RaiseQuantized()])
-    assert body_lines(after) == example.result
-    assert report.changed
-    assert parse(str(after)) == after
-    assert_same(before, after)
-
-
-@pytest.mark.parametrize("made", RULES[RaiseQuantized], ids=lambda made: made.name)
-def test_example_of_a_rule(made: Rule, assert_same: Callable[[Graph, Graph], None]) -> None:
-    (example,) = examples_of(made.function)
-    before, after = example.graph(), example.graph()
-    known = tuple(after.walk())
-    result = apply_rules(after, [made], RaiseQuantized.name, RaiseQuantized())
-    assert result.rules[made.title] == result.rewrites > 0
-    assert body_lines(after) == example.result
-    verify(after, made_by=RaiseQuantized.name, known=known)
-    assert_same(before, after)
 
 
 def test_every_rule_belongs_to_a_stage() -> None:

@@ -141,7 +141,7 @@ def test_the_module_stays_as_it_is(convnet: Graph, batch: tuple[torch.Tensor, to
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert all(q.substitute is None and q.output is None for q in module.quantizers())
     assert all(parameter.grad is None for parameter in module.parameters())
-    wanted = float(loss(module.eval(), *batch))
+    wanted = loss(module.eval(), *batch).item()
     assert landscape.value() == pytest.approx(wanted, rel=1e-6)
 
 
