@@ -118,9 +118,16 @@ def quantize(
     if budget is not None:
         from plait.passes.quantize.mixed_precision import choose_bits
 
-        options = {"cost": budget.cost, "candidates": budget.candidates, "measure": budget.measure}
         choice = choose_bits(
-            prepared, schemes, batches, budget=budget.limit, observer=observer, dims=dims, **options
+            prepared,
+            schemes,
+            batches,
+            budget=budget.limit,
+            cost=budget.cost,
+            candidates=budget.candidates,
+            measure=budget.measure,
+            observer=observer,
+            dims=dims,
         )
         schemes = choice.schemes
     wanted = place(prepared, schemes).measured

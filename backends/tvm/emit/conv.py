@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,23 @@ from tvm.ir import Expr
 
 from plait.backends.targets import CpuTarget
 from plait.backends.tvm.emit.cpu.dot import (
+    STEP,
     DotOperands,
-    depth_in_words,
     dot_operands,
     place_in_elements,
+    whole_words,
     words,
 )
 from plait.backends.tvm.emit.cpu.product import Product
 from plait.backends.tvm.emit.cpu.reader import Place
 from plait.backends.tvm.emit.cpu.tiles import chosen_tile, packing, streams_weights
+from plait.backends.tvm.emit.cpu.window import integer_window
 from plait.backends.tvm.emit.cpu.writer import element_bits
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.images import depthwise_window, transformed
 from plait.backends.tvm.emit.quant import contraction_finish, operand
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
+from plait.backends.tvm.emit.weights import RealWeight, is_weight_only, real_weight
 from plait.ir import IntLike, QuantType
 from plait.ir.ops import nn
 from plait.ir.ops.common import pads_of
@@ -60,7 +64,7 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     on_tensor_cores = convolution(op, args, emitter)
     if on_tensor_cores is not None:
         return on_tensor_cores
-    x, w = operand(emitter, op.x), operand(emitter, op.w)
+    x = operand(emitter, op.x)
     kind = op.x.type
     spatial = op.spatial
     pads = pads_of(op, op.pad, spatial)
@@ -75,18 +79,21 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     per_group = channels_out // op.groups
     width_in, width_out = emitter.read_dim(channels_in), emitter.read_dim(per_group)
     finish = contraction_finish(op, args, emitter, channel=1)
+    weight = _filters(op, emitter)
+    if is_weight_only(op.x, op.w):
+        finish = _behind_scale(real_weight(emitter, op.w, 0, op.x), finish)
 
     depthwise = channels_in == 1 and per_group == 1
     if (
         isinstance(emitter.target, CpuTarget)
         and emitter.packs(op.w)
         and not depthwise
-        and not w.zero_point_per_channel
+        and weight.same_for_all
     ):
-        tiled = transformed(op, args, emitter, pads)
-        dots = dot_operands(emitter, op.x, op.w, int(channels_in)) if op.groups == 1 else None
+        tiled = None if isinstance(op.w.type, QuantType) else transformed(op, args, emitter, pads)
+        dots = _dots(op, emitter)
         if tiled is None:
-            tiled = _tiled(op, args, emitter, border, x.centred, w.centred, pads, dots)
+            tiled = _tiled(op, args, emitter, border, x.centred, weight.same, pads, dots)
         if tiled is not None:
             shape = emitter.shape(op.result.type.shape)
 
@@ -95,9 +102,14 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
                 return finish(i, total if dots is None else dots.corrected(total, i[1]))
 
             return te.compute(shape, finished, name="conv_result")
-    if depthwise and (found := depthwise_window(op, args, emitter, pads)) is not None:
-        shape = emitter.shape(op.result.type.shape)
-        return te.compute(shape, lambda *i: finish(i, found(*i)), name="conv_result")
+    if depthwise and not is_weight_only(op.x, op.w):
+        if isinstance(kind, QuantType):
+            found = integer_window(op, args, emitter, pads, x.centred, weight.element)
+        else:
+            found = depthwise_window(op, args, emitter, pads)
+        if found is not None:
+            shape = emitter.shape(op.result.type.shape)
+            return te.compute(shape, lambda *i: finish(i, found(*i)), name="conv_result")
     source = padded(emitter, args.x, kind, pads, border)
     axes = [emitter.axis(channels_in, "c")]
     axes += [emitter.axis(size, f"k{i}") for i, size in enumerate(op.w.type.shape[2:])]
@@ -110,13 +122,54 @@ def _convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
 
     def term(*i: Expr) -> Expr:
         group = tirx.floordiv(i[1], width_out)
-        return te.sum(
-            read(i[0], group, c, i[2:], window) * w.centred(args.w(i[1], c, *window), i[1]), axis=axes
-        )
+        place = (i[1], c, *window)
+        return te.sum(read(i[0], group, c, i[2:], window) * weight.element(args.w(*place), place), axis=axes)
 
     shape = emitter.shape(op.result.type.shape)
     sums = te.compute(shape, term, name="depthwise" if depthwise else "conv")
     return te.compute(shape, lambda *i: finish(i, sums(*i)), name="conv_result")
+
+
+@dataclass(frozen=True)
+class _Filters:
+    """How elements of a convolution's weight are read.
+
+    Attributes:
+        element: from a stored element and its place.
+        same_for_all: whether the place does not matter.
+    """
+
+    element: Callable[[Expr, tuple[Expr, ...]], Expr]
+    same_for_all: bool
+
+    def same(self, stored: Expr) -> Expr:
+        """An element, where the place does not matter."""
+        return self.element(stored, ())
+
+
+def _filters(op: Any, emitter: Emitter) -> _Filters:
+    if is_weight_only(op.x, op.w):
+        real = real_weight(emitter, op.w, 0, op.x)
+        return _Filters(real.element, real.factored and not isinstance(op.w.type.zero_point, str))
+    w = operand(emitter, op.w)
+    return _Filters(lambda x, place: w.centred(x, place[0] if place else None), not w.zero_point_per_channel)
+
+
+def _behind_scale(real: RealWeight, finish: Callable[[Place, Expr], Expr]) -> Callable[[Place, Expr], Expr]:
+    """What follows the sums, after the scale of the weight where that is left to them."""
+    return lambda i, total: finish(i, real.scaled(total, i[1]))
+
+
+def _dots(op: Any, emitter: Emitter) -> DotOperands | None:
+    """How a convolution is summed in words of four channels; None where it is not.
+
+    Channels that do not fill words are filled up, those of several groups are not.
+    """
+    channels, *kernel = op.w.type.shape[1:]
+    if op.groups > 1 and channels % STEP:
+        return None
+    terms = whole_words(channels) * STEP * math.prod(kernel)
+    return dot_operands(emitter, op.x, op.w, terms)
 
 
 def _tiled(
@@ -137,7 +190,8 @@ def _tiled(
     kind, result = op.x.type, op.result.type
     channels_out, channels_in, *kernel = op.w.type.shape
     per_group = channels_out // op.groups
-    x = _channels_last(emitter, args.x, kind, pads, border)
+    fill = -int(channels_in) % STEP if dots is not None else 0
+    x = _channels_last(emitter, args.x, kind, pads, border, fill)
     zeros = [tirx.IntImm("int64", 0)] * kind.rank
     dtype = str(centred(x(*zeros)).ty.dtype)
     pixels: IntLike = 1
@@ -150,13 +204,14 @@ def _tiled(
         int(channels_in) * math.prod(map(int, kernel)),
         bits=element_bits(dtype),
         divides=int(per_group) if op.groups > 1 else None,
+        kept=0 if dots is None else dots.kept,
     )
     if op.groups > 1 and per_group % tile.lanes:
         return None
     blocks = -(-int(per_group) // tile.lanes)
     depth = (*kernel, channels_in)
     if dots is not None:
-        depth = depth_in_words(depth)
+        depth = (*kernel, whole_words(channels_in))
 
     def arranged(array: np.ndarray) -> np.ndarray:
         last = np.moveaxis(array, 1, -1)
@@ -174,7 +229,7 @@ def _tiled(
 
     def left(b: Place, row: Place, block: Expr, depth: Place) -> Expr:
         if dots is not None:
-            return dots.word(lambda k: element(row, block, place_in_elements(depth, k)))
+            return dots.left_word(lambda k: element(row, block, place_in_elements(depth, k)))
         return centred(element(row, block, depth))
 
     def right(b: Place, block: Expr, depth: Place, lane: Expr) -> Expr:
@@ -201,24 +256,26 @@ def _tiled(
         stored=[x] if x.op.name == "pad" else [],
         rows_first=rows_first,
         dots=dots is not None,
+        zeros=(0, 0) if dots is None else dots.summed,
+        fetched=lambda b, block, depth, lane: weight(block, *depth, lane),
         streams=streams_weights(pixels, int(per_group), int(channels_in) * math.prod(map(int, kernel))),
     )
     return sums
 
 
 def _channels_last(
-    emitter: Emitter, x: te.Tensor, kind: Any, pads: Sequence[tuple[int, int]], border: Expr
+    emitter: Emitter, x: te.Tensor, kind: Any, pads: Sequence[tuple[int, int]], border: Expr, fill: int = 0
 ) -> te.Tensor:
-    """`x` [n, c, pixels...] as [n, pixels..., c] with a border around the pixels."""
+    """`x` [n, c, pixels...] as [n, pixels..., c] with a border around the pixels and behind the channels."""
     sizes = emitter.shape(kind.shape[2:])
     shape = [
         kind.shape[0],
         *(b + d + a for d, (b, a) in zip(kind.shape[2:], pads, strict=True)),
-        kind.shape[1],
+        kind.shape[1] + fill,
     ]
 
     def at(*i: Expr) -> Expr:
-        where, inside = [], []
+        where, inside = [], [i[-1] < emitter.dim(kind.shape[1])] if fill else []
         for index, (before, after), size in zip(i[1:-1], pads, sizes, strict=True):
             place = index - before if before else index
             inside += [place >= 0] if before else []
@@ -227,7 +284,7 @@ def _channels_last(
         found = x(i[0], i[-1], *where)
         return tirx.if_then_else(tirx.all(*inside), found, border) if inside else found
 
-    bordered = any(before or after for before, after in pads)
+    bordered = fill or any(before or after for before, after in pads)
     return te.compute(emitter.shape(shape), at, name="pad" if bordered else "channels_last")
 
 

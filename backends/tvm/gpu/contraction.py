@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from plait.backends.tvm.gpu.product import Operand, Product, State, narrow, run_
 from plait.ir import Constant, QuantType, Value
 
 CHUNK_ELEMENTS = {"float16": 8, "bfloat16": 8, "float32": 4, "int8": 16}
+#: What is taken from an unsigned byte so that a signed one is left.
+_HALF_RANGE = 128
 
 
 def tensor_core_element(emitter: Emitter, left: Value, right: Value) -> str | None:
@@ -24,7 +27,7 @@ def tensor_core_element(emitter: Emitter, left: Value, right: Value) -> str | No
     if not isinstance(emitter.target, GpuTarget):
         return None
     if isinstance(left.type, QuantType) and isinstance(right.type, QuantType):
-        return "int8" if _is_plain_int8(left.type) and _is_symmetric_weight(right) else None
+        return "int8" if _has_one_zero_point(left.type) and _has_one_zero_point(right.type) else None
     if isinstance(left.type, QuantType) or isinstance(right.type, QuantType):
         return None
     names = {emitter.dtype(left.type), emitter.dtype(right.type)}
@@ -36,14 +39,8 @@ def tensor_core_element(emitter: Emitter, left: Value, right: Value) -> str | No
     return name if name == "float32" and emitter.target.tf32 else None
 
 
-def _is_plain_int8(kind: QuantType) -> bool:
-    return kind.signed and kind.group is None and isinstance(kind.zero_point, int)
-
-
-def _is_symmetric_weight(value: Value) -> bool:
-    kind = value.type
-    assert isinstance(kind, QuantType)
-    return isinstance(value, Constant) and kind.signed and kind.group is None and kind.zero_point == 0
+def _has_one_zero_point(kind: QuantType) -> bool:
+    return kind.group is None and isinstance(kind.zero_point, int)
 
 
 def stored_zero(kind: Any) -> int:
@@ -59,30 +56,75 @@ def zero_word(kind: Any) -> int:
     return (stored_zero(kind) & 0xFF) * 0x01010101
 
 
-def widened(element: str) -> Callable[[Expr], Expr]:
-    """An operand's element as the sums take it: stored integers as they are, with no zero point off."""
-    accumulator = "int32" if element == "int8" else "float32"
+@dataclass(frozen=True)
+class Terms:
+    """What the sums of a product add up, as a tensor expression and as the kernel does it.
+
+    Attributes:
+        left, right: an element of an operand as the sums take it.
+        unsigned, zeros: see `Product`.
+        offset: stands for zero in the left elements where that is taken off behind the sums.
+        fills: words for absent elements of both.  Where neither operand is known to be zero in
+            their place, an absent element is its operand's zero point.
+    """
+
+    left: Callable[[Expr], Expr]
+    right: Callable[[Expr], Expr]
+    unsigned: tuple[bool, bool] = (False, False)
+    zeros: tuple[int, int] = (0, 0)
+    offset: int = 0
+    fills: tuple[int, int] = (0, 0)
+
+
+def terms(element: str, left: Value, right: Value, *, known: bool = True) -> Terms:
+    """The terms of the sums of two operands.
+
+    sum((x - z) w) = sum(x w) - z sum(w): of a constant weight without a zero point, the last sums are
+    known (`centred`).  Otherwise the kernel adds up what it needs.
+
+    Args:
+        known: whether a constant has one sum for each column, and zeros behind its depth.
+    """
+    if element != "int8":
+        return Terms(_plain("float32", 0), _plain("float32", 0))
+    kinds = (left.type, right.type)
+    unsigned = tuple(isinstance(kind, QuantType) and not kind.signed for kind in kinds)
+    shifts = tuple(_HALF_RANGE if flag else 0 for flag in unsigned)
+    zeros = tuple(stored_zero(kind) - shift for kind, shift in zip(kinds, shifts, strict=True))
+    signs = (unsigned[0], unsigned[1])
+    if known and isinstance(right, Constant) and zeros[1] == 0 and not unsigned[1]:
+        return Terms(_plain("int32", shifts[0]), _plain("int32", 0), signs, offset=zeros[0])
+    return Terms(
+        _plain("int32", stored_zero(left.type)),
+        _plain("int32", stored_zero(right.type)),
+        signs,
+        (zeros[0], zeros[1]),
+        fills=(zero_word(left.type), zero_word(right.type)),
+    )
+
+
+def _plain(accumulator: str, offset: int) -> Callable[[Expr], Expr]:
+    """An element in the type of the sums, with a number taken off."""
 
     def wide(x: Expr) -> Expr:
-        return x if str(x.ty.dtype) == accumulator else tirx.Cast(accumulator, x)
+        found = x if str(x.ty.dtype) == accumulator else tirx.Cast(accumulator, x)
+        return found - number(offset, accumulator) if offset else found
 
     return wide
 
 
 def centred(
-    emitter: Emitter, op: Any, raw: te.Tensor, channel: int, *, filters_first: bool = True
+    emitter: Emitter, op: Any, raw: te.Tensor, offset: int, channel: int, *, filters_first: bool = True
 ) -> te.Tensor:
-    """Sums of stored integers with the left operand's zero point taken off.
-
-    sum((x - z) w) = sum(x w) - z sum(w), and the sums of a constant weight are known.
+    """Sums with `offset` taken off the left elements.
 
     Args:
         channel: axis of the sums that runs along the weight's output channels.
         filters_first: whether the output channels are the first axis of the weight, or the last.
     """
-    left, right = op.operands[:2]
-    if not stored_zero(left.type):
+    if not offset:
         return raw
+    right = op.operands[1]
     outputs = right.type.shape[0 if filters_first else -1]
 
     def add_up(array: np.ndarray) -> np.ndarray:
@@ -92,7 +134,7 @@ def centred(
 
     packing = Packing(f"sums,filters_first={filters_first}", add_up, "int32")
     sums = emitter.packed(right, (outputs,), packing)
-    zero = number(stored_zero(left.type), "int32")
+    zero = number(offset, "int32")
     return te.compute(raw.shape, lambda *i: raw(*i) - zero * sums(i[channel]), name="centred")
 
 
@@ -103,11 +145,13 @@ def matrix(
     pitch: Expr,
     along_depth: bool,
     start: Callable[[Expr], Expr] | None = None,
+    fill: int = 0,
 ) -> Operand:
     """An operand whose rows (along_depth) or depths (otherwise) lie `pitch` elements apart.
 
     Args:
         start: offset of the matrix of a batch entry; None where all entries share one.
+        fill: the word that stands for absent elements.
     """
 
     def anchor(batch: Expr, outer: Expr) -> State:
@@ -118,7 +162,7 @@ def matrix(
         return state[0] + (depth if along_depth else depth * narrow(pitch)), None
 
     run = run_length(CHUNK_ELEMENTS[element], pitch)
-    return Operand(tensor, run, along_depth, anchor, locate)
+    return Operand(tensor, run, along_depth, anchor, locate, fill)
 
 
 def stacked(shape: Sequence[Expr], lead: Sequence[Expr]) -> Callable[[Expr], Expr]:
@@ -143,22 +187,77 @@ def linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
         return None
     outputs, depth = emitter.shape(op.w.type.shape)
     lead = emitter.shape(op.x.type.shape[:-1])
+    weight, pitch = args.w, depth
+    if element == "int8" and isinstance(op.w, Constant) and (length := size_of(depth)) is not None:
+        weight, pitch = _in_chunks(emitter, op.w, length, lambda array: array, "rows")
+    found = terms(element, op.x, op.w)
     return _emitted(
         op,
         args,
         emitter,
         element,
+        found,
         batch=[],
         lead=lead,
         columns=outputs,
         depth=depth,
-        left=matrix(args.x, element, pitch=depth, along_depth=True),
-        right=matrix(args.w, element, pitch=depth, along_depth=True),
-        read_right=lambda b, r, column: args.w(column, r),
+        left=matrix(args.x, element, pitch=depth, along_depth=True, fill=found.fills[0]),
+        right=matrix(weight, element, pitch=pitch, along_depth=True, fill=found.fills[1]),
+        read_right=lambda b, r, column: weight(column, r),
         read_left=lambda b, rows, r: args.x(*rows, r),
         channel=-1,
         name="linear",
     )
+
+
+def _in_chunks(
+    emitter: Emitter, value: Constant, depth: int, arrange: Callable[[np.ndarray], np.ndarray], key: str
+) -> tuple[te.Tensor, Expr]:
+    """A constant of bytes arranged as [..., columns, depth] with rows of whole chunks, and their length."""
+    chunk = CHUNK_ELEMENTS["int8"]
+    width = -(-depth // chunk) * chunk
+
+    def apply(array: np.ndarray) -> np.ndarray:
+        arranged = arrange(array)
+        return np.pad(arranged, [*[(0, 0)] * (arranged.ndim - 1), (0, width - depth)])
+
+    shape = arrange(value.data).shape
+    packing = Packing(f"{key},width={width}", apply)
+    return emitter.packed(value, (*shape[:-1], width), packing), tirx.IntImm("int64", width)
+
+
+@dataclass(frozen=True)
+class _Right:
+    """The right operand of a matrix product in memory: [..., columns, depth] or [..., depth, columns]."""
+
+    tensor: te.Tensor
+    shape: list[Expr]
+    along_depth: bool
+
+    def read(self, b: tuple[Expr, ...], r: Expr, column: Expr, batch: list[Expr]) -> Expr:
+        """Its element at a depth and a column."""
+        from plait.backends.tvm.emit.linear import matrix_element
+
+        place = (column, r) if self.along_depth else (r, column)
+        return matrix_element(self.tensor, b, *place, batch)
+
+
+def _right_of(op: Any, args: Arguments, emitter: Emitter, element: str) -> _Right:
+    """Constants of bytes are laid out with the depth innermost; others lie as they lie."""
+    value = op.right
+    if element == "int8" and isinstance(value, Constant):
+        turned, pitch = _in_chunks(
+            emitter, value, int(value.shaped.shape[-2]), lambda array: array.swapaxes(-1, -2), "transposed"
+        )
+        return _Right(turned, [*emitter.shape(value.shaped.shape[:-2]), turned.shape[-2], pitch], True)
+    swapped = emitter.layouts.get(value) == swapped_axes(value.shaped.rank)
+    stored = emitter.stored(value)[0] if swapped else args.right
+    return _Right(stored, list(stored.shape), swapped)
+
+
+def swapped_axes(rank: int) -> tuple[int, ...]:
+    """The layout of a stack of matrices that lie transposed."""
+    return (*range(rank - 2), rank - 1, rank - 2)
 
 
 def matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
@@ -166,20 +265,21 @@ def matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
     from plait.backends.tvm.emit.linear import matrix_element
 
     element = tensor_core_element(emitter, op.left, op.right)
-    if element is None or op.left.type.rank < 2 or op.right.type.rank < 2:
+    if element is None:
         return None
-    if element == "int8":
-        return _quantised_matmul(op, args, emitter)
-    left_shape, right_shape = emitter.shape(op.left.type.shape), emitter.shape(op.right.type.shape)
-    depth, columns = right_shape[-2:]
+    left_shape = emitter.shape(op.left.type.shape)
+    depth, columns = emitter.shape(op.right.type.shape[-2:])
+    right = _right_of(op, args, emitter, element)
     shared_right = op.right.type.rank == 2
     batch = [] if shared_right else emitter.shape(op.result.type.shape[:-2])
     lead = left_shape[:-1] if shared_right else [left_shape[-2]]
+    found = terms(element, op.left, op.right, known=shared_right)
     return _emitted(
         op,
         args,
         emitter,
         element,
+        found,
         batch=batch,
         lead=lead,
         columns=columns,
@@ -190,43 +290,20 @@ def matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
             pitch=depth,
             along_depth=True,
             start=None if shared_right else stacked(left_shape, batch),
+            fill=found.fills[0],
         ),
         right=matrix(
-            args.right,
+            right.tensor,
             element,
-            pitch=columns,
-            along_depth=False,
-            start=None if shared_right else stacked(right_shape, batch),
+            pitch=right.shape[-1],
+            along_depth=right.along_depth,
+            start=None if shared_right else stacked(right.shape, batch),
+            fill=found.fills[1],
         ),
         read_left=lambda b, rows, r: (
             args.left(*rows, r) if shared_right else matrix_element(args.left, b, rows[0], r, batch)
         ),
-        read_right=lambda b, r, column: matrix_element(args.right, b, r, column, batch),
-        channel=None,
-        name="matmul",
-    )
-
-
-def _quantised_matmul(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
-    """With a constant right operand, which is laid out with its depth innermost; None for a stack of them."""
-    if op.right.type.rank != 2:
-        return None
-    depth, columns = op.right.type.shape
-    weight = emitter.packed(op.right, (columns, depth), Packing("transposed", np.transpose))
-    pitch = emitter.dim(depth)
-    return _emitted(
-        op,
-        args,
-        emitter,
-        "int8",
-        batch=[],
-        lead=emitter.shape(op.left.type.shape[:-1]),
-        columns=emitter.dim(columns),
-        depth=pitch,
-        left=matrix(args.left, "int8", pitch=pitch, along_depth=True),
-        right=matrix(weight, "int8", pitch=pitch, along_depth=True),
-        read_left=lambda b, rows, r: args.left(*rows, r),
-        read_right=lambda b, r, column: weight(column, r),
+        read_right=lambda b, r, column: right.read(b, r, column, batch),
         channel=None,
         name="matmul",
         filters_first=False,
@@ -238,6 +315,7 @@ def _emitted(
     args: Arguments,
     emitter: Emitter,
     element: str,
+    found: Terms,
     *,
     batch: list[Expr],
     lead: list[Expr],
@@ -252,7 +330,6 @@ def _emitted(
     filters_first: bool = True,
 ) -> te.Tensor:
     """The sums [batch, lead, columns], known to the emitter as a product, and what follows them."""
-    wide = widened(element)
     over = emitter.axis(depth, "depth")
     shape = [*batch, *lead, columns]
     split = len(batch)
@@ -260,7 +337,7 @@ def _emitted(
     def term(*i: Expr) -> Expr:
         x = read_left(i[:split], i[split:-1], over.var)
         w = read_right(i[:split], over.var, i[-1])
-        return te.sum(wide(x) * wide(w), axis=over)
+        return te.sum(found.left(x) * found.right(w), axis=over)
 
     sums = te.compute(shape, term, name=name)
     emitter.products[sums.op] = Product(
@@ -273,21 +350,25 @@ def _emitted(
         depth=depth,
         place=lambda z, row, column: (*unflatten(z, batch), *unflatten(row, lead), column),
         element=element,
+        unsigned=found.unsigned,
+        zeros=found.zeros,
     )
     finish = contraction_finish(op, args, emitter, channel=channel)
-    real = centred(emitter, op, sums, -1, filters_first=filters_first)
+    real = centred(emitter, op, sums, found.offset, -1, filters_first=filters_first)
     return te.compute(shape, lambda *i: finish(i, real(*i)), name=f"{name}_result")
 
 
 __all__ = [
     "CHUNK_ELEMENTS",
+    "Terms",
     "centred",
     "linear",
     "matmul",
     "matrix",
     "stacked",
     "stored_zero",
+    "swapped_axes",
     "tensor_core_element",
-    "widened",
+    "terms",
     "zero_word",
 ]

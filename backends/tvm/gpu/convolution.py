@@ -24,12 +24,15 @@ from plait.backends.tvm.gpu.contraction import (
     centred,
     stored_zero,
     tensor_core_element,
-    widened,
+    terms,
     zero_word,
 )
 from plait.backends.tvm.gpu.product import Operand, Product, State, narrow, run_length, total, unflatten
 from plait.ir import Constant
 from plait.ir.ops.common import pads_of
+
+#: Bytes of the shortest asynchronous copy.
+_WORD = 4
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Windows:
     """Which elements of its input a convolution multiplies.
 
     Attributes:
-        channels: of one group.
+        channels: of one group, and what they are filled up with.
         channels_last: whether channels lie innermost in memory.
     """
 
@@ -74,16 +77,21 @@ class Windows:
         """Filters as [output channel, depth], filled up with zeros to `width`."""
 
         def apply(array: np.ndarray) -> np.ndarray:
+            rest = [(0, 0)] * (array.ndim - 2)
+            array = np.pad(array, [(0, 0), (0, self.channels - array.shape[1]), *rest])
             ordered = np.moveaxis(array, 1, -1) if self.channels_last else array
             flat = np.zeros((array.shape[0], width), array.dtype)
             flat[:, : self.depth] = ordered.reshape(array.shape[0], -1)
             return flat
 
-        return Packing(f"filters,channels_last={self.channels_last},width={width}", apply)
+        key = f"filters,channels_last={self.channels_last},channels={self.channels},width={width}"
+        return Packing(key, apply)
 
 
-def _windows_operand(windows: Windows, tensor: te.Tensor, element: str, pixels: Sequence[Expr]) -> Operand:
-    """The matrix of windows over a stored input."""
+def _windows_operand(
+    windows: Windows, tensor: te.Tensor, element: str, pixels: Sequence[Expr], fill: int
+) -> Operand:
+    """The matrix of windows over a stored input; `fill` is the word for absent elements."""
     batch_size, channels, *sizes = windows.shape
     op = windows.op
     pixel_count = narrow(total(sizes))
@@ -116,7 +124,28 @@ def _windows_operand(windows: Windows, tensor: te.Tensor, element: str, pixels: 
     run = 1
     if windows.channels_last:
         run = run_length(CHUNK_ELEMENTS[element], channels, tirx.IntImm("int64", windows.channels))
-    return Operand(tensor, run, True, anchor, locate, zero_word(op.x.type))
+    return Operand(tensor, run, True, anchor, locate, fill)
+
+
+def _widened(
+    emitter: Emitter, x: te.Tensor, kind: Any, pads: Sequence[tuple[int, int]], channels: int, fill: Expr
+) -> te.Tensor:
+    """An image of bytes as [n, pixels..., channels], with `fill` around the pixels and behind the channels.
+
+    An image of three channels can be copied byte by byte only; of four, in words.
+    """
+    sizes = emitter.shape(kind.shape[2:])
+    shape = [*(b + dim + a for dim, (b, a) in zip(kind.shape[2:], pads, strict=True))]
+
+    def at(*i: Expr) -> Expr:
+        inside = [i[-1] < emitter.dim(kind.shape[1])]
+        where = []
+        for index, (before, _), size in zip(i[1:-1], pads, sizes, strict=True):
+            where.append(index - before)
+            inside += [index >= before, index - before < size]
+        return tirx.if_then_else(tirx.all(*inside), x(i[0], i[-1], *where), fill)
+
+    return te.compute(emitter.shape((kind.shape[0], *shape, channels)), at, name="widened")
 
 
 def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
@@ -126,24 +155,30 @@ def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
     known = all(isinstance(size, int) for size in op.w.type.shape)
     if element is None or not known or (channels == 1 and outputs == op.groups):
         return None
-    stored, channels_last = emitter.stored(op.x)
     pads = pads_of(op, op.pad, op.spatial)
     shape = tuple(emitter.read_dim(dim) for dim in op.x.type.shape)
-    windows = Windows(
-        op,
-        shape,
-        channels,
-        tuple(taps),
-        tuple(before for before, _ in pads),
-        any(before or after for before, after in pads),
-        channels_last,
-    )
+    fill = number(stored_zero(op.x.type), emitter.dtype(op.x.type))
+    if element == "int8" and op.groups == 1 and channels % _WORD and isinstance(op.w, Constant):
+        channels = -(-channels // _WORD) * _WORD
+        stored = emitter.stage("widened", _widened(emitter, args.x, op.x.type, pads, channels, fill))
+        shape = (shape[0], tirx.IntImm("int64", channels), *stored.shape[1:-1])
+        windows = Windows(op, shape, channels, tuple(taps), (0,) * len(pads), False, True)
+
+        def read(n: Expr, c: Expr, where: Sequence[Expr]) -> Expr:
+            return stored(n, *where, c)
+    else:
+        stored, channels_last = emitter.stored(op.x)
+        source = padded(emitter, args.x, op.x.type, pads, fill)
+        starts = tuple(before for before, _ in pads)
+        bordered = any(before or after for before, after in pads)
+        windows = Windows(op, shape, channels, tuple(taps), starts, bordered, channels_last)
+
+        def read(n: Expr, c: Expr, where: Sequence[Expr]) -> Expr:
+            return source(n, c, *where)
+
     result_shape = [emitter.read_dim(dim) for dim in op.result.type.shape]
     pixels, per_group = result_shape[2:], outputs // op.groups
-    wide = widened(element)
-    source = padded(
-        emitter, args.x, op.x.type, pads, number(stored_zero(op.x.type), emitter.dtype(op.x.type))
-    )
+    found = terms(element, op.x, op.w)
     axes = [emitter.axis(channels, "c"), *(emitter.axis(size, f"k{i}") for i, size in enumerate(taps))]
     c, tap = axes[0].var, [axis.var for axis in axes[1:]]
 
@@ -177,7 +212,8 @@ def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
             place * step + k * spread
             for place, step, k, spread in zip(i[2:], op.stride, tap, op.dilation, strict=True)
         ]
-        return te.sum(wide(source(i[0], channel, *where)) * wide(filter_element(i[1])), axis=axes)
+        x, w = read(i[0], channel, where), filter_element(i[1])
+        return te.sum(found.left(x) * found.right(w), axis=axes)
 
     sums = te.compute(result_shape, term, name="conv")
 
@@ -190,7 +226,10 @@ def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
 
     emitter.products[sums.op] = Product(
         sums,
-        left=_windows_operand(windows, stored, element, pixels),
+        # Behind the depth of weights that are zero there, and of rows that do not exist, anything may stand.
+        left=_windows_operand(
+            windows, stored, element, pixels, zero_word(op.x.type) if windows.padded else found.fills[0]
+        ),
         right=Operand(
             filters, run, True, right_anchor, lambda state, depth: (state[0] + filter_offset(depth), None)
         ),
@@ -200,9 +239,11 @@ def convolution(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None:
         depth=tirx.IntImm("int64", windows.depth),
         place=place,
         element=element,
+        unsigned=found.unsigned,
+        zeros=found.zeros,
     )
     finish = contraction_finish(op, args, emitter, channel=1)
-    real = centred(emitter, op, sums, 1)
+    real = centred(emitter, op, sums, found.offset, 1)
     return te.compute(result_shape, lambda *i: finish(i, real(*i)), name="conv_result")
 
 

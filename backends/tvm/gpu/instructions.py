@@ -46,6 +46,13 @@ __device__ __forceinline__ void plait_load_word(unsigned* to, const void* from) 
   *to = *((const unsigned*)from);
 }
 """
+_LOAD_PAIR = """
+__device__ __forceinline__ void plait_load_pair(float* to, const void* from) {
+  float2 pair = *((const float2*)from);
+  to[0] = pair.x;
+  to[1] = pair.y;
+}
+"""
 _COMMIT = """
 __device__ __forceinline__ void plait_commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
@@ -77,6 +84,52 @@ __device__ __forceinline__ void plait_round_to_tf32(unsigned* word) {
   asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(*word) : "f"(__uint_as_float(*word)));
 }
 """
+_FLIP_SIGNS = """
+__device__ __forceinline__ void plait_flip_signs(unsigned* word) {
+  *word ^= 0x80808080u;
+}
+"""
+_GATHER_COLUMNS = """
+__device__ __forceinline__ void plait_gather_columns(unsigned* words) {
+  unsigned a = words[0], b = words[1], c = words[2], d = words[3];
+  words[0] = __byte_perm(a, b, 0x6420);
+  words[1] = __byte_perm(c, d, 0x6420);
+  words[2] = __byte_perm(a, b, 0x7531);
+  words[3] = __byte_perm(c, d, 0x7531);
+}
+"""
+# 0x6400 is 1024 in f16: the bits of a smaller whole number beside it are added to it.
+_UNPACK_F16 = """
+__device__ __forceinline__ void plait_unpack_f16_{bits}(unsigned* to, const void* from, int step, int zero) {{
+  unsigned word = *((const unsigned*)from), offset = 0x64006400u + (unsigned)zero * 0x00010001u;
+{pairs}
+  half2 first = __hsub2(*((half2*)&low), *((half2*)&offset));
+  half2 second = __hsub2(*((half2*)&high), *((half2*)&offset));
+  to[0] = *((unsigned*)&first);
+  to[1] = *((unsigned*)&second);
+}}
+"""
+_PAIRS = {
+    4: """  word >>= 8 * step;
+  unsigned low = (word & 0x000F000Fu) | 0x64006400u, high = ((word >> 4) & 0x000F000Fu) | 0x64006400u;""",
+    8: """  unsigned low = __byte_perm(word, 0x64646464u, 0x4140);
+  unsigned high = __byte_perm(word, 0x64646464u, 0x4342);""",
+}
+# A whole number below 256 has no bits in the lower half of an f32, the upper half of which is a bf16.
+_UNPACK_BF16 = """
+__device__ __forceinline__ void plait_unpack_bf16_{bits}(
+    unsigned* to, const void* from, int step, int zero) {{
+  unsigned word = *((const unsigned*)from){shift};
+  float values[4];
+  for (int k = 0; k < 4; ++k) values[k] = (float)((int)({element}) - zero);
+  to[0] = __byte_perm(__float_as_uint(values[0]), __float_as_uint(values[1]), 0x7632);
+  to[1] = __byte_perm(__float_as_uint(values[2]), __float_as_uint(values[3]), 0x7632);
+}}
+"""
+_ELEMENTS = {
+    4: (" >> 8 * step", "word >> (k % 2 * 16 + k / 2 * 4) & 15u"),
+    8: ("", "word >> 8 * k & 255u"),
+}
 _ATOMIC_INCREMENT = """
 __device__ __forceinline__ int64_t plait_atomic_increment(int64_t* at) {
   return (int64_t)atomicAdd((unsigned long long*)at, 1ULL);
@@ -167,6 +220,11 @@ def load_word(to: Expr, source: Expr) -> None:
     _call("plait_load_word", _LOAD_WORD, to, source)
 
 
+def load_pair(to: Expr, source: Expr) -> None:
+    """Two neighbouring f32 of shared memory into registers."""
+    _call("plait_load_pair", _LOAD_PAIR, to, source)
+
+
 def multiply(element: str, sums: Expr, a: Expr, b: Expr) -> None:
     """One mma.sync: a 16 x 8 tile of sums plus 16 x 32 bytes of the left times 32 bytes x 8 of the right."""
     kind, shape, word, to, letter = _KINDS[element]
@@ -177,6 +235,35 @@ def multiply(element: str, sums: Expr, a: Expr, b: Expr) -> None:
 def round_to_tf32(word: Expr) -> None:
     """Round an f32 in a register to the 10 bits of mantissa that tensor cores read, ties away from zero."""
     _call("plait_round_to_tf32", _ROUND_TO_TF32, word)
+
+
+def flip_signs(word: Expr) -> None:
+    """Take 128 from each of four unsigned bytes, which leaves signed ones."""
+    _call("plait_flip_signs", _FLIP_SIGNS, word)
+
+
+def gather_columns(words: Expr) -> None:
+    """Registers of mma.sync for 16 columns of bytes from four that a transposing `ldmatrix` has filled.
+
+    That knows pairs of bytes only: a register holds columns 2g and 2g + 1, g = lane / 4, at two
+    depths.  Behind this, the first two registers are of column 2g, the others of column 2g + 1.
+    """
+    _call("plait_gather_columns", _GATHER_COLUMNS, words)
+
+
+def unpack(element: str, bits: int, to: Expr, source: Expr, step: Expr, zero: int) -> None:
+    """Four integers of 4 or 8 bits in a word of shared memory as two registers of half precision.
+
+    Args:
+        step: which half of a word of eight elements of 4 bits.
+        zero: taken off each.
+    """
+    if element == "float16":
+        text = _UNPACK_F16.format(bits=bits, pairs=_PAIRS[bits])
+    else:
+        shift, expression = _ELEMENTS[bits]
+        text = _UNPACK_BF16.format(bits=bits, shift=shift, element=expression)
+    _call(f"plait_unpack_{_KINDS[element][0]}_{bits}", text, to, source, step, tirx.const(zero, "int32"))
 
 
 def atomic_increment(buffer: Any, place: Expr) -> Expr:
@@ -235,10 +322,14 @@ __all__ = [
     "copy_async",
     "copy_element",
     "copy_or_fill",
+    "flip_signs",
+    "gather_columns",
     "load_matrices",
+    "load_pair",
     "load_word",
     "multiply",
     "round_to_tf32",
     "shuffle_xor",
+    "unpack",
     "wait_copies",
 ]

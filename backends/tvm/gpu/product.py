@@ -38,6 +38,26 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Unpacking:
+    """Integer weights of a product whose left operand is in half precision: unpacked in registers.
+
+    The operand's bytes are in the order of `gpu.weights.in_fragment_order`.
+
+    Attributes:
+        bits: of one element in memory, 4 or 8; elements are not negative.
+        zero: the element that stands for zero.
+        group: elements along the depth that share a scale, a multiple of 32; None where scales
+            are left to what follows the sums.
+        scale: the scale of a column in a group; there where `group` is.
+    """
+
+    bits: int
+    zero: int
+    group: int | None = None
+    scale: te.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Product:
     """sums[batch, row, column] = sum over depth of left[batch, row, depth] * right[batch, column, depth].
 
@@ -46,6 +66,9 @@ class Product:
             kernel reads one element of it for one of the result.
         place: indices of `sums` from batch, row and column.
         element: type of the operands' elements in shared memory.
+        unsigned: whether the left and the right operand are unsigned bytes, from which 128 is taken.
+        zeros: what stands for zero in the elements of both, 128 taken off; the kernel takes it off the sums.
+        unpacking: how elements of the right operand come out of the bytes of its tensor; None: as they are.
     """
 
     sums: te.Tensor
@@ -57,6 +80,9 @@ class Product:
     depth: Expr
     place: Callable[[Expr, Expr, Expr], tuple[Expr, ...]]
     element: str
+    unsigned: tuple[bool, bool] = (False, False)
+    zeros: tuple[int, int] = (0, 0)
+    unpacking: Unpacking | None = None
 
 
 def extent(value: Expr) -> int | None:
@@ -121,4 +147,4 @@ def unflatten(index: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:
     return (index, *places) if extents else ()
 
 
-__all__ = ["Operand", "Product", "State", "extent", "narrow", "run_length", "total", "unflatten"]
+__all__ = ["Operand", "Product", "State", "Unpacking", "extent", "narrow", "run_length", "total", "unflatten"]

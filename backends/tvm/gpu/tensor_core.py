@@ -1,9 +1,11 @@
 """The tensor core kernel: one product, its operands gathered by asynchronous copies, its epilogue fused.
 
 A block computes a tile of the result.  Chunks of the depth pass through STAGES buffers in shared
-memory: while one is multiplied, the next are on their way.  Chunks of 16 bytes are stored
-at places permuted by row, so that the eight rows that `ldmatrix` reads at a time lie in
-different banks.  Sums stay in registers until the depth is through.
+memory: while one is multiplied, the next are on their way.  Sums stay in registers until the
+depth is through.
+
+With zero points, sum (x - z)(w - y) = sum x w - z sum w - y sum x + n z y over n terms, and the sums of
+one operand alone are products of tensor cores too, with a matrix of ones.
 """
 
 from __future__ import annotations
@@ -18,6 +20,15 @@ from tvm.script.ir_builder import tirx as T
 
 from plait.backends.tvm.emit.table import CHANNELS_LAST, Stage
 from plait.backends.tvm.gpu import instructions
+from plait.backends.tvm.gpu.copies import OperandCopies, SharedTile, Threads
+from plait.backends.tvm.gpu.fragments import (
+    STEP_BYTES,
+    LeftFragments,
+    RightBytes,
+    RightFragments,
+    RightUnpacked,
+    RightWords,
+)
 from plait.backends.tvm.gpu.inline import Readers, element_of
 from plait.backends.tvm.gpu.instructions import CHUNK, ceil_div
 from plait.backends.tvm.gpu.kernel import (
@@ -32,205 +43,41 @@ from plait.backends.tvm.gpu.kernel import (
     register,
     shared_bytes,
 )
-from plait.backends.tvm.gpu.product import Operand, Product, extent, narrow
+from plait.backends.tvm.gpu.product import Product, narrow
 from plait.backends.tvm.gpu.tiles import STAGES, Tile
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
-#: Bytes of depth that one mma.sync takes of a row, whatever the elements are.
-_STEP_BYTES = 32
+#: A register of four ones.
+_ONES = 0x01010101
 
 
 @dataclass(frozen=True)
-class Threads:
-    """Where a thread stands: its number in the block, and what of the product its block computes."""
+class Sums:
+    """What a thread has summed.
 
-    number: Expr
-    batch: Expr
-    row: Expr
-    column: Expr
-
-
-class SharedTile:
-    """One operand's part of a stage: lines of 16-byte chunks at permuted places.
-
-    A line is a row or column of the product over the depth of a stage; for an operand whose
-    runs go the other way, one depth over the rows or columns of the tile.
+    Attributes:
+        products: [16-row tile][8-column tile][4].
+        of_rows: of the left operand alone, [16-row tile][4], where the right one has a zero point.
+        of_columns: of the right operand alone, [8-column tile][4], where the left one has one.
+        terms: how many terms each sum has, absent ones among them.
     """
 
-    def __init__(self, memory: Any, offset: int, lines: int, line_bytes: int) -> None:
-        self.memory = memory
-        self.offset = offset
-        self.lines = lines
-        self.line_bytes = line_bytes
+    product: Product
+    column_tiles: int
+    products: Any
+    of_rows: Any
+    of_columns: Any
+    terms: Expr
 
-    def place(self, line: Expr, chunk: Expr) -> Expr:
-        """Offset of a chunk of a line in its stage.
-
-        The order of a line's chunks has a period of eight lines, and changing one bit of `chunk`
-        changes that bit of the place: so other lines and chunks are reached from a place
-        by adding multiples of eight lines and by exclusive or.
-        """
-        chunks = self.line_bytes // CHUNK
-        if chunks >= 8:
-            turn = tirx.bitwise_and(line, 7)
-        else:
-            turn = tirx.bitwise_and(tirx.truncdiv(line, 8 // chunks), chunks - 1)
-        return line * self.line_bytes + tirx.bitwise_xor(chunk, turn) * CHUNK + self.offset
-
-
-class OperandCopies:
-    """The copies by which the threads of a block bring one operand into shared memory."""
-
-    def __init__(
-        self,
-        operand: Operand,
-        buffer: Any,
-        shared: SharedTile,
-        tile: Tile,
-        element_bytes: int,
-        outer_count: Expr,
-        depth: Expr,
-    ) -> None:
-        self.operand = operand
-        self.buffer = buffer
-        self.shared = shared
-        self.element_bytes = element_bytes
-        self.outer_count = outer_count
-        self.depth = depth
-        self.stage_bytes = tile.stage_bytes
-        self.depth_step = tile.depth_bytes // element_bytes
-        self.copy_bytes = operand.run * element_bytes
-        per_line = shared.line_bytes // self.copy_bytes
-        self.lines_at_once = tile.threads // per_line
-        self.per_line = per_line
-        self.rounds = max(1, shared.lines // self.lines_at_once)
-        self.whole = shared.lines % self.lines_at_once == 0
-
-    def prepare(self, threads: Threads, first_outer: Expr) -> None:
-        """Compute what does not depend on the depth, into registers."""
-        self.line = named("line", tirx.truncdiv(threads.number, self.per_line))
-        self.within = named("within", tirx.truncmod(threads.number, self.per_line) * self.operand.run)
-        outers = (
-            [first_outer + (self.line + k * self.lines_at_once) for k in range(self.rounds)]
-            if self.operand.along_depth
-            else [first_outer + self.within]
-        )
-        chunk, within_chunk = (
-            operation(self.within * self.element_bytes, CHUNK) for operation in (tirx.truncdiv, tirx.truncmod)
-        )
-        # The lines of a round repeat the order of their chunks after eight lines.
-        self.period = max(1, 8 // self.lines_at_once)
-        self.places = [
-            register("place", self.shared.place(self.line + k * self.lines_at_once, chunk) + within_chunk)
-            for k in range(min(self.period, self.rounds))
-        ]
-        self.states = [
-            tuple(register("anchor", value) for value in self.operand.anchor(threads.batch, outer))
-            for outer in outers
-        ]
-        self.present = [register("present", outer < narrow(self.outer_count)) for outer in outers]
-
-    def start(self, stage: Expr, number: Expr) -> None:
-        """Start the copies of depth step `number` into a stage."""
-        for k in range(self.rounds):
-            line = self.line + k * self.lines_at_once
-            along = self.operand.along_depth
-            place = number * self.depth_step + (self.within if along else line)
-            offset, inside = self.operand.locate(self.states[k if along else 0], place)
-            wanted = [self.present[k if along else 0]]
-            known = extent(self.depth)
-            if known is None or known % self.depth_step:
-                wanted.append(place < narrow(self.depth))
-            if inside is not None:
-                wanted.append(inside)
-            ahead = k // self.period * self.period * self.lines_at_once * self.shared.line_bytes
-            to = self.shared.memory[stage * self.stage_bytes + self.places[k % self.period] + ahead]
-            source = pointer(self.buffer, offset, self.operand.run)
-            if self.whole:
-                self._copy(tirx.address_of(to), source, tirx.all(*wanted))
-                continue
-            with T.If(line < self.shared.lines), T.Then():
-                self._copy(tirx.address_of(to), source, tirx.all(*wanted))
-
-    def _copy(self, to: Expr, source: Expr, inside: Expr) -> None:
-        size, fill = self.copy_bytes, self.operand.fill
-        if size < 4:
-            instructions.copy_element(to, source, size, inside, fill)
-        elif fill:
-            instructions.copy_or_fill(to, source, size, inside, fill)
-        else:
-            instructions.copy_async(to, source, size, inside)
-
-
-class LeftFragments:
-    """What a lane names to `ldmatrix` for 16 rows over one step of the depth.
-
-    The four matrices are (rows 0-7, first half of the depth), (8-15, first), (0-7, second),
-    (8-15, second), which is the order of the registers of mma.sync.
-    """
-
-    def __init__(self, copies: OperandCopies, warp_row: Expr, lane: Expr) -> None:
-        self.shared = copies.shared
-        line, chunk = warp_row + tirx.truncmod(lane, 16), tirx.truncdiv(lane, 16)
-        self.base = register("left_place", self.shared.place(line, chunk))
-
-    def load(self, registers: Any, stage: Expr, tile: Expr, step: Expr) -> None:
-        """Load row tile `tile` at depth step `step`; `stage` is where the stage begins."""
-        place = tirx.bitwise_xor(self.base, step * _STEP_BYTES) + tile * (16 * self.shared.line_bytes)
-        source = tirx.address_of(self.shared.memory[stage + place])
-        instructions.load_matrices(pointer(registers, tile * 4, 4), source)
-
-
-class RightFragments:
-    """What a lane names to `ldmatrix` for 16 columns over one step of the depth.
-
-    The four matrices are (columns 0-7, first half of the depth), (0-7, second), (8-15, first),
-    (8-15, second): two registers for eight columns each.  Where lines run along the columns,
-    `ldmatrix` transposes.
-    """
-
-    def __init__(self, copies: OperandCopies, warp_column: Expr, lane: Expr) -> None:
-        self.shared = copies.shared
-        self.along_depth = copies.operand.along_depth
-        if self.along_depth:
-            line = warp_column + tirx.truncmod(lane, 8) + tirx.truncdiv(lane, 16) * 8
-            chunk = tirx.truncmod(tirx.truncdiv(lane, 8), 2)
-        else:
-            line = tirx.truncmod(lane, 16)
-            chunk = tirx.truncdiv(warp_column, 8) + tirx.truncdiv(lane, 16)
-        self.base = register("right_place", self.shared.place(line, chunk))
-
-    def load(self, registers: Any, stage: Expr, tile: Expr, step: Expr) -> None:
-        """Load the pair of column tiles `tile` at depth step `step`."""
-        across, down = (step, tile) if self.along_depth else (tile, step)
-        place = tirx.bitwise_xor(self.base, across * (2 * CHUNK)) + down * (16 * self.shared.line_bytes)
-        source = tirx.address_of(self.shared.memory[stage + place])
-        instructions.load_matrices(pointer(registers, tile * 4, 4), source, transposed=not self.along_depth)
-
-
-class RightWords:
-    """The same for elements of four bytes along the columns, which `ldmatrix` cannot transpose.
-
-    A lane reads its words one by one: those at depths t and t + 4, with t = lane % 4, of column lane / 4.
-    """
-
-    def __init__(self, copies: OperandCopies, warp_column: Expr, lane: Expr) -> None:
-        self.shared = copies.shared
-        column = warp_column + tirx.truncdiv(lane, 4)
-        chunk, within = tirx.truncdiv(column, 4), tirx.truncmod(column, 4) * 4
-        self.bases = [
-            register("right_place", self.shared.place(tirx.truncmod(lane, 4) + ahead, chunk) + within)
-            for ahead in (0, 4)
-        ]
-
-    def load(self, registers: Any, stage: Expr, tile: Expr, step: Expr) -> None:
-        """Load the pair of column tiles `tile` at depth step `step`."""
-        for side in (0, 1):
-            for half, base in enumerate(self.bases):
-                place = tirx.bitwise_xor(base, (tile * 2 + side) * (2 * CHUNK))
-                place = place + step * (8 * self.shared.line_bytes)
-                source = tirx.address_of(self.shared.memory[stage + place])
-                instructions.load_word(pointer(registers, tile * 4 + (side * 2 + half), 1), source)
+    def total(self, i: Expr, j: Expr, half: Expr, side: Expr) -> Expr:
+        """The sum of row 8 half + lane / 4 and column 2 (lane % 4) + side of a tile, zero points off."""
+        found = self.products[(i * self.column_tiles + j) * 4 + half * 2 + side]
+        left, right = self.product.zeros
+        if left:
+            found = found - self.of_columns[j * 4 + side] * left
+        if right:
+            found = found - self.of_rows[i * 4 + half * 2] * right
+        return found + self.terms * (left * right) if left and right else found
 
 
 def tensor_core_function(stage: Stage, product: Product, tile: Tile) -> tirx.PrimFunc:
@@ -250,7 +97,8 @@ def tensor_core_function(stage: Stage, product: Product, tile: Tile) -> tirx.Pri
                 named("block_row", tirx.truncmod(strip, narrow(down)) * tile.rows),
                 named("block_column", tirx.truncmod(block, narrow(across)) * tile.columns),
             )
-            sums = _accumulate(product, tile, _copies(product, tile, memory, buffers, threads), threads)
+            copies = _copies(product, tile, memory, buffers, threads)
+            sums = _accumulate(product, tile, copies, threads, buffers)
             _finish(stage, product, tile, threads, sums, buffers, results[0])
 
     return kernel_function(stage, write)
@@ -260,21 +108,22 @@ def _copies(
     product: Product, tile: Tile, memory: Any, buffers: Buffers, threads: Threads
 ) -> list[OperandCopies]:
     """How the left and the right operand come into shared memory, prepared for this block."""
-    bytes_of = _BYTES[product.element]
     found: list[OperandCopies] = []
     offset = 0
     for operand, lines, count, first in (
         (product.left, tile.rows, product.rows, threads.row),
         (product.right, tile.columns, product.columns, threads.column),
     ):
+        bytes_of, depth = _BYTES[product.element], product.depth
         shape = (lines, tile.depth_bytes)
-        if not operand.along_depth:
+        if operand is product.right and product.unpacking is not None:
+            shape = (lines, tile.depth_bytes // bytes_of * product.unpacking.bits // 8)
+            bytes_of, depth = 1, operand.tensor.shape[-1]
+        elif not operand.along_depth:
             shape = (tile.depth_bytes // bytes_of, lines * bytes_of)
         shared = SharedTile(memory, offset, *shape)
         offset += lines * tile.depth_bytes
-        copy = OperandCopies(
-            operand, buffers[operand.tensor.op], shared, tile, bytes_of, count, product.depth
-        )
+        copy = OperandCopies(operand, buffers[operand.tensor.op], shared, tile, bytes_of, count, depth)
         copy.prepare(threads, first)
         found.append(copy)
     return found
@@ -287,20 +136,43 @@ def _product(*values: Expr) -> Expr:
     return found
 
 
-def _accumulate(product: Product, tile: Tile, copies: list[OperandCopies], threads: Threads) -> Any:
-    """All steps of the depth; the sums, [16-row tile][8-column tile][4] of this thread."""
+def _right_fragments(product: Product, copies: OperandCopies, column: Expr, lane: Expr) -> Any:
+    """How a lane reads the right operand from shared memory."""
+    if product.unpacking is not None:
+        return RightUnpacked(copies, column, lane, product.unpacking, product.element)
+    if product.right.along_depth or _BYTES[product.element] == 2:
+        return RightFragments(copies, column, lane)
+    return (RightBytes if product.element == "int8" else RightWords)(copies, column, lane)
+
+
+def _zeroed(name: str, size: int, dtype: str) -> Any:
+    """An array of registers that are zero."""
+    array = local_array(name, size, dtype)
+    with T.unroll(0, size) as k:
+        T.buffer_store(array, tirx.const(0, dtype), [k])
+    return array
+
+
+def _accumulate(
+    product: Product, tile: Tile, copies: list[OperandCopies], threads: Threads, buffers: Buffers
+) -> Sums:
+    """All steps of the depth."""
     row_tiles, column_tiles = tile.warp_rows // 16, tile.warp_columns // 8
     accumulator = "int32" if product.element == "int8" else "float32"
-    sums = local_array("sums", row_tiles * column_tiles * 4, accumulator)
     left = local_array("left", row_tiles * 4, "uint32")
     right = local_array("right", column_tiles * 2, "uint32")
-    with T.unroll(0, row_tiles * column_tiles * 4) as k:
-        T.buffer_store(sums, tirx.const(0, accumulator), [k])
+    products = _zeroed("sums", row_tiles * column_tiles * 4, accumulator)
+    of_rows = _zeroed("row_sums", row_tiles * 4, accumulator) if product.zeros[1] else None
+    of_columns = _zeroed("column_sums", column_tiles * 4, accumulator) if product.zeros[0] else None
     steps = named("steps", narrow(ceil_div(product.depth, copies[0].depth_step)))
+
+    grouped = None
+    if product.unpacking is not None and product.unpacking.group is not None:
+        grouped = _Grouped(product, tile, copies[1], threads, products, buffers)
 
     def start(stage: Expr, number: Expr) -> None:
         with T.If(number < steps), T.Then():
-            for copy in copies:
+            for copy in (*copies, *([] if grouped is None else [grouped])):
                 copy.start(stage, number)
         # A group for each step, empty behind the last, so that waiting counts steps.
         instructions.commit_copies()
@@ -308,11 +180,9 @@ def _accumulate(product: Product, tile: Tile, copies: list[OperandCopies], threa
     for number in range(STAGES - 1):
         start(integer(number), integer(number))
     warp_row, warp_column, lane = warp_place(tile, threads.number)
-    transposes = product.right.along_depth or _BYTES[product.element] == 2
-    right_kind = RightFragments if transposes else RightWords
     fragments = (
         LeftFragments(copies[0], warp_row, lane),
-        right_kind(copies[1], warp_column, lane),
+        _right_fragments(product, copies[1], warp_column, lane),
     )
     with T.serial(0, steps) as number:
         instructions.wait_copies(STAGES - 2)
@@ -320,25 +190,123 @@ def _accumulate(product: Product, tile: Tile, copies: list[OperandCopies], threa
         instructions.barrier()
         start(tirx.truncmod(number + (STAGES - 1), STAGES), number + (STAGES - 1))
         stage = register("stage", tirx.truncmod(number, STAGES) * tile.stage_bytes)
-        with T.unroll(0, tile.depth_bytes // _STEP_BYTES) as step:
+        with T.unroll(0, tile.depth_bytes // STEP_BYTES) as step:
             for fragment, registers, count in (
                 (fragments[0], left, row_tiles),
                 (fragments[1], right, column_tiles // 2),
             ):
                 with T.unroll(0, count) as i:
                     fragment.load(registers, stage, i, step)
-            if product.element == "float32":
-                for registers, count in ((left, row_tiles * 4), (right, column_tiles * 2)):
-                    with T.unroll(0, count) as k:
-                        instructions.round_to_tf32(pointer(registers, k, 1))
+            _converted(product, left, row_tiles * 4, right, column_tiles * 2)
+            into = products if grouped is None else grouped.partial
             with T.unroll(0, row_tiles) as i, T.unroll(0, column_tiles) as j:
                 instructions.multiply(
                     product.element,
-                    pointer(sums, (i * column_tiles + j) * 4, 4),
+                    pointer(into, (i * column_tiles + j) * 4, 4),
                     pointer(left, i * 4, 4),
                     pointer(right, j * 2, 2),
                 )
-    return sums
+            _sum_each(product, left, of_rows, row_tiles, right, of_columns, column_tiles)
+        if grouped is not None:
+            grouped.add(number, steps, stage)
+    return Sums(product, column_tiles, products, of_rows, of_columns, steps * copies[0].depth_step)
+
+
+def _converted(product: Product, left: Any, left_count: int, right: Any, right_count: int) -> None:
+    """Make the registers of both operands what the instruction reads: TF32, signed bytes."""
+    for registers, count, unsigned in (
+        (left, left_count, product.unsigned[0]),
+        (right, right_count, product.unsigned[1]),
+    ):
+        convert = instructions.round_to_tf32 if product.element == "float32" else instructions.flip_signs
+        if product.element == "float32" or unsigned:
+            with T.unroll(0, count) as k:
+                convert(pointer(registers, k, 1))
+
+
+def _sum_each(
+    product: Product,
+    left: Any,
+    of_rows: Any,
+    row_tiles: int,
+    right: Any,
+    of_columns: Any,
+    column_tiles: int,
+) -> None:
+    """Add up one step of either operand alone, where the other has a zero point."""
+    if of_rows is None and of_columns is None:
+        return
+    ones = local_array("ones", 4, "uint32")
+    with T.unroll(0, 4) as k:
+        T.buffer_store(ones, tirx.const(_ONES, "uint32"), [k])
+    if of_rows is not None:
+        with T.unroll(0, row_tiles) as i:
+            instructions.multiply(
+                product.element, pointer(of_rows, i * 4, 4), pointer(left, i * 4, 4), pointer(ones, 0, 2)
+            )
+    if of_columns is not None:
+        with T.unroll(0, column_tiles) as j:
+            instructions.multiply(
+                product.element, pointer(of_columns, j * 4, 4), pointer(ones, 0, 4), pointer(right, j * 2, 2)
+            )
+
+
+class _Grouped:
+    """Sums of one group of the depth, which are scaled before they are added to the others.
+
+    The scales of a step come into shared memory with the operands, behind the packed weights, which do not
+    fill their part of a stage.
+    """
+
+    def __init__(
+        self,
+        product: Product,
+        tile: Tile,
+        copies: OperandCopies,
+        threads: Threads,
+        sums: Any,
+        buffers: Buffers,
+    ) -> None:
+        unpacking = product.unpacking
+        assert unpacking is not None
+        assert unpacking.group is not None
+        assert unpacking.scale is not None
+        self.tile, self.threads, self.sums, self.shared = tile, threads, sums, copies.shared
+        self.steps = unpacking.group // (tile.depth_bytes // _BYTES[product.element])
+        self.width = int(unpacking.scale.shape[1])
+        self.table = buffers[unpacking.scale.op]
+        self.partial = _zeroed("partial", int(sums.shape[0]), "float32")
+        self.scales = local_array("scales", 2, "float32")
+        _, warp_column, lane = warp_place(tile, threads.number)
+        self.place = named("scale_place", self._offset + (warp_column + tirx.truncmod(lane, 4) * 2) * 4)
+
+    @property
+    def _offset(self) -> int:
+        """Where the scales of a step begin in a stage."""
+        return self.shared.offset + self.shared.lines * self.shared.line_bytes
+
+    def start(self, stage: Expr, number: Expr) -> None:
+        """Start the copy of the scales of a step."""
+        with T.If(self.threads.number < self.tile.columns // 4), T.Then():
+            first = self.threads.number * 4
+            source = tirx.truncdiv(number, self.steps) * self.width + self.threads.column + first
+            to = self.shared.memory[stage * self.tile.stage_bytes + self._offset + first * 4]
+            instructions.copy_async(
+                tirx.address_of(to), pointer(self.table, source, 4), CHUNK, tirx.const(True, "bool")
+            )
+
+    def add(self, number: Expr, steps: Expr, stage: Expr) -> None:
+        """Behind the last step of a group, add its scaled sums and start anew."""
+        column_tiles = self.tile.warp_columns // 8
+        last = tirx.any(tirx.truncmod(number + 1, self.steps) == 0, number + 1 == steps)
+        with T.If(last), T.Then(), T.unroll(0, column_tiles) as j:
+            source = self.shared.memory[stage + self.place + j * 32]
+            instructions.load_pair(pointer(self.scales, 0, 2), tirx.address_of(source))
+            with T.unroll(0, self.tile.warp_rows // 16) as i, T.unroll(0, 4) as k:
+                place = (i * column_tiles + j) * 4 + k
+                scale = self.scales[tirx.truncmod(k, 2)]
+                T.buffer_store(self.sums, self.sums[place] + self.partial[place] * scale, [place])
+                T.buffer_store(self.partial, tirx.const(0, "float32"), [place])
 
 
 def warp_place(tile: Tile, thread: Expr) -> tuple[Expr, Expr, Expr]:
@@ -355,7 +323,7 @@ def _finish(
     product: Product,
     tile: Tile,
     threads: Threads,
-    sums: Any,
+    sums: Sums,
     buffers: Buffers,
     result: Any,
 ) -> None:
@@ -363,15 +331,21 @@ def _finish(
     row_tiles, column_tiles = tile.warp_rows // 16, tile.warp_columns // 8
     warp_row, warp_column, lane = warp_place(tile, threads.number)
     first_row = named("first_row", threads.row + warp_row + tirx.truncdiv(lane, 4))
-    first_column = named("first_column", threads.column + warp_column + tirx.truncmod(lane, 4) * 2)
+    # Of bytes along the columns, a pair of column tiles holds the even and the odd ones of 16.
+    interleaved = product.element == "int8" and not product.right.along_depth
+    across = tirx.truncmod(lane, 4) * (4 if interleaved else 2)
+    first_column = named("first_column", threads.column + warp_column + across)
     (output,) = stage.outputs
     with T.unroll(0, row_tiles) as i, T.unroll(0, 2) as half:
         row = named("row", first_row + i * 16 + half * 8)
         inside = T.If(row < narrow(product.rows))
         with inside, T.Then(), T.unroll(0, column_tiles) as j, T.unroll(0, 2) as side:
-            column = named("column", first_column + j * 8 + side)
+            ahead = j * 8 + side
+            if interleaved:
+                ahead = tirx.truncdiv(j, 2) * 16 + tirx.truncmod(j, 2) + side * 2
+            column = named("column", first_column + ahead)
             with T.If(column < narrow(product.columns)), T.Then():
-                total = sums[(i * column_tiles + j) * 4 + half * 2 + side]
+                total = sums.total(i, j, half, side)
                 _store(output, product, (threads.batch, row, column), total, buffers, result)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,11 +99,15 @@ def chosen_tile(
     *,
     bits: int = 32,
     divides: int | None = None,
+    kept: int = 0,
 ) -> tuple[Tile, bool]:
     """The register tile of a product, and whether its strips of rows are the outer loop.
 
     Where no measurement decides, `choose_tile` does (see there for the arguments), and weights that
     stay in the cache of a core are the inner loop.
+
+    Args:
+        kept: registers that something else fills.
     """
     target, choice = emitter.cpu, emitter.choice
     if choice is not None:
@@ -111,7 +115,8 @@ def chosen_tile(
         if choice.fits(target.registers) and (divides is None or divides % tile.lanes == 0):
             return tile, choice.rows_first
     small = isinstance(depth, int) and depth * columns * bits // 8 <= _SMALL_WEIGHTS
-    return choose_tile(target, rows, columns, bits=bits, divides=divides), small
+    left = replace(target, registers=target.registers - kept)
+    return choose_tile(left, rows, columns, bits=bits, divides=divides), small
 
 
 def streams_weights(rows: IntLike, columns: int, depth: IntLike) -> bool:

@@ -17,13 +17,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from plait.backends.tvm.emit.cpu.reader import Reader
 from plait.backends.tvm.emit.cpu.writer import local, parallel, places, vector
+from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.loops import product, whole
+from plait.backends.tvm.emit.table import Arguments, Emitter, Packing
+from plait.ir import Dim
 
 #: Registers that a tile may fill beside those of operands.
 _ACCUMULATORS = 12
@@ -140,6 +144,60 @@ class Window:
             T.buffer_store(buffer, read.element(result, place), place)
 
 
+def integer_window(
+    op: Any,
+    args: Arguments,
+    emitter: Emitter,
+    pads: Sequence[tuple[int, int]],
+    centred: Callable[[Expr], Expr],
+    element: Callable[[Expr, tuple[Expr, ...]], Expr],
+) -> te.Tensor | None:
+    """A 2-d convolution of each channel of bytes on its own, in vectors of channels.
+
+    None where channels do not lie innermost in whole vectors, or the filters are no constant.
+
+    Args:
+        centred: an element of the image in 32 bits, its zero point off.
+        element: one of the filters, likewise, from what is stored and its place.
+    """
+    kind = op.x.type
+    if not emitter.packs(op.w) or kind.rank != 4 or emitter.layouts.get(op.x) != (0, 2, 3, 1):
+        return None
+    width, channels = emitter.cpu.lanes, kind.shape[1]
+    if isinstance(channels, Dim) or channels % width:
+        return None
+    kernel = (int(op.w.type.shape[2]), int(op.w.type.shape[3]))
+    layout = Packing("depthwise", lambda array: np.ascontiguousarray(np.moveaxis(array[:, 0], 0, -1)))
+    filters = emitter.packed(op.w, (*kernel, int(channels)), layout)
+    zero = whole(0)
+
+    def filter_at(c: Expr, k: tuple[Expr, Expr]) -> Expr:
+        return element(filters(*k, c), (c, zero, *k))
+
+    def read(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
+        return centred(args.x(n, c, y, x))
+
+    sums = te.compute(
+        emitter.shape(op.result.type.shape),
+        lambda n, c, y, x: read(n, c, zero, zero) * filter_at(c, (zero, zero)),
+        name="window",
+    )
+    height, length = emitter.shape(kind.shape[2:])
+    emitter.products[sums.op] = Window(
+        sums=sums,
+        width=width,
+        size=(height, length),
+        kernel=kernel,
+        stride=tuple(op.stride),
+        dilation=tuple(op.dilation),
+        pad=(pads[0][0], pads[1][0]),
+        start=number(0, "int32"),
+        read=read,
+        combine=lambda found, x, c, k: found + x * filter_at(c, k),
+    )
+    return sums
+
+
 @dataclass(frozen=True)
 class _Tile:
     """Some pixels of a row and vectors of channels."""
@@ -159,4 +217,4 @@ def _pixels_of_tile(width: Expr, most: int) -> int:
     return min(range(1, most + 1), key=lambda p: (-(-int(size) // p) * p * (1 + 1 / p), -p))
 
 
-__all__ = ["Window"]
+__all__ = ["Window", "integer_window"]
