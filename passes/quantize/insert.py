@@ -86,10 +86,14 @@ class Placement:
 
 
 def joined(left: Scheme | None, right: Scheme) -> Scheme:
-    """The scheme of a value that readers want in two: the wider, symmetric if either is."""
+    """The scheme of a value that readers want in two: the wider, symmetric and signed if either is."""
     if left is None or left == right:
         return right
-    return replace(left if left.bits >= right.bits else right, symmetric=left.symmetric or right.symmetric)
+    return replace(
+        left if left.bits >= right.bits else right,
+        symmetric=left.symmetric or right.symmetric,
+        signed=left.signed or right.signed,
+    )
 
 
 def place(graph: Graph, schemes: Mapping[str, OpScheme]) -> Placement:
@@ -97,7 +101,7 @@ def place(graph: Graph, schemes: Mapping[str, OpScheme]) -> Placement:
 
     Contractions ask for their activations; sums, means, pooling and concatenation do where
     what reads their result is quantised; moves hand the wish on to their operand.  Both operands of a
-    product of two activations are symmetric: their zero points would cost two more sums.
+    product of two activations are symmetric and signed: their zero points would cost two more sums.
 
     Args:
         schemes: by name of the op.  Only ops outside of regions are placed.
@@ -123,7 +127,7 @@ def place(graph: Graph, schemes: Mapping[str, OpScheme]) -> Placement:
         values = activations_of(op)
         scheme = chosen.activation
         if isinstance(op, linalg.Matmul) and len(values) > 1:
-            scheme = replace(scheme, symmetric=True)
+            scheme = replace(scheme, symmetric=True, signed=True)
         for value in values:
             wanted[value.name] = joined(wanted.get(value.name), scheme)
         if values:

@@ -172,8 +172,10 @@ def _accumulate(
 
     def start(stage: Expr, number: Expr) -> None:
         with T.If(number < steps), T.Then():
-            for copy in (*copies, *([] if grouped is None else [grouped])):
+            for copy in copies:
                 copy.start(stage, number)
+            if grouped is not None:
+                grouped.start(stage, number)
         # A group for each step, empty behind the last, so that waiting counts steps.
         instructions.commit_copies()
 

@@ -126,9 +126,8 @@ def test_products_of_two_activations_are_symmetric() -> None:
     left = graph.add_input("left", TensorType(t.f32, (2, 4, 8)))
     right = graph.add_input("right", TensorType(t.f32, (2, 8, 4)))
     graph.set_outputs([graph.emit(linalg.Matmul(left, right))])
-    schemes = schemes_of(graph, [Rule("op:linalg.matmul", INT8)], ABLE)
-    placement = place(graph, schemes)
-    assert {name: scheme.symmetric for name, scheme in placement.schemes.items()} == {
-        "left": True,
-        "right": True,
-    }
+    unsigned = OpScheme(Scheme(8, symmetric=False, signed=False), Scheme(8, axis=0))
+    for scheme in (INT8, unsigned):
+        placement = place(graph, schemes_of(graph, [Rule("op:linalg.matmul", scheme)], ABLE))
+        assert set(placement.schemes) == {"left", "right"}
+        assert all(found.symmetric and found.signed for found in placement.schemes.values())
