@@ -7,7 +7,7 @@ rules.  With --emulate the CUDA text is executed on the host, and its results ar
 reference interpreter: integer arithmetic is the same to the bit, and what stays in floating point
 (softmax, normalisation) may move a value to the next point of a grid.
 
-Run: python bench/a100_integer.py [MODEL ...] [--batch N] [--emulate] [--check] [--json PATH]
+Run: python bench/a100_integer.py [MODEL ...] [--batch N ...] [--emulate] [--check] [--json PATH]
 All models by default.
 """
 
@@ -95,7 +95,7 @@ def measure(name: str, batch: int, *, emulate: bool, check: bool) -> dict[str, A
     """One row; `worst_difference` is that from the interpreter, relative to the range of the result."""
     graph, inputs = quantised(name, batch)
     started = time.perf_counter()
-    executable = plait.compile(graph, target="a100", pipeline="")
+    executable = plait.compile(graph, target="a100", pipeline="", cache=False)
     seconds = time.perf_counter() - started
     row = {
         "model": name,
@@ -157,17 +157,21 @@ def main() -> None:
     """Measure the models named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--emulate", action="store_true", help="execute the kernels on the host")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument(
+        "--emulate", action="store_true", help="execute the kernels on the host, for the first batch size"
+    )
     parser.add_argument("--check", action="store_true", help="with --emulate: run the detectors too")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results/a100_integer.json")
     options = parser.parse_args()
     rows = []
     for name in options.models:
-        rows.append(measure(name, options.batch, emulate=options.emulate, check=options.check))
-        write_results(options.json, "a100_integer", {"rows": rows})
-        for line in rows[-1]["missing"]:
-            console.print(f"{name}: not in integers: {line}", markup=False)
+        for batch in options.batch:
+            emulate = options.emulate and batch == options.batch[0]
+            rows.append(measure(name, batch, emulate=emulate, check=options.check))
+            write_results(options.json, "a100_integer", {"rows": rows})
+            for line in rows[-1]["missing"]:
+                console.print(f"{name}: not in integers: {line}", markup=False)
     show(rows)
 
 

@@ -53,7 +53,8 @@ class FixedPoint:
     @property
     def factor(self) -> np.ndarray:
         """m * 2^-n in float64, which is exact."""
-        return np.ldexp(self.mantissa.astype(np.float64), -self.shift)
+        found: np.ndarray = np.ldexp(self.mantissa.astype(np.float64), -self.shift)
+        return found
 
     def rescale(self, total: np.ndarray) -> np.ndarray:
         """round(total * factor), halves up, as int64; `total` holds 32-bit integers."""
