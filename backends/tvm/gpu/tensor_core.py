@@ -338,16 +338,15 @@ def _finish(
     across = tirx.truncmod(lane, 4) * (4 if interleaved else 2)
     first_column = named("first_column", threads.column + warp_column + across)
     (output,) = stage.outputs
-    # What belongs to a column, such as its scale, is live while its rows are stored, and no longer.
-    with T.unroll(0, column_tiles) as j, T.unroll(0, 2) as side:
-        ahead = j * 8 + side
-        if interleaved:
-            ahead = tirx.truncdiv(j, 2) * 16 + tirx.truncmod(j, 2) + side * 2
-        column = named("column", first_column + ahead)
-        inside = T.If(column < narrow(product.columns))
-        with inside, T.Then(), T.unroll(0, row_tiles) as i, T.unroll(0, 2) as half:
-            row = named("row", first_row + i * 16 + half * 8)
-            with T.If(row < narrow(product.rows)), T.Then():
+    with T.unroll(0, row_tiles) as i, T.unroll(0, 2) as half:
+        row = named("row", first_row + i * 16 + half * 8)
+        inside = T.If(row < narrow(product.rows))
+        with inside, T.Then(), T.unroll(0, column_tiles) as j, T.unroll(0, 2) as side:
+            ahead = j * 8 + side
+            if interleaved:
+                ahead = tirx.truncdiv(j, 2) * 16 + tirx.truncmod(j, 2) + side * 2
+            column = named("column", first_column + ahead)
+            with T.If(column < narrow(product.columns)), T.Then():
                 total = sums.total(i, j, half, side)
                 _store(output, product, (threads.batch, row, column), total, buffers, result)
 
