@@ -114,7 +114,15 @@ class OperandCopies:
             tuple(register("anchor", value) for value in self.operand.anchor(threads.batch, outer))
             for outer in outers
         ]
-        self.present = [register("present", outer < narrow(self.outer_count)) for outer in outers]
+        known = extent(self.outer_count)
+        tiled = (
+            self.shared.lines if self.operand.along_depth else self.shared.line_bytes // self.element_bytes
+        )
+        self.present = (
+            [tirx.const(True, "bool") for _ in outers]
+            if known is not None and known % tiled == 0
+            else [register("present", outer < narrow(self.outer_count)) for outer in outers]
+        )
 
     def start(self, stage: Expr, number: Expr) -> None:
         """Start the copies of depth step `number` into a stage."""

@@ -338,17 +338,38 @@ def _finish(
     across = tirx.truncmod(lane, 4) * (4 if interleaved else 2)
     first_column = named("first_column", threads.column + warp_column + across)
     (output,) = stage.outputs
-    with T.unroll(0, row_tiles) as i, T.unroll(0, 2) as half:
-        row = named("row", first_row + i * 16 + half * 8)
-        inside = T.If(row < narrow(product.rows))
-        with inside, T.Then(), T.unroll(0, column_tiles) as j, T.unroll(0, 2) as side:
-            ahead = j * 8 + side
-            if interleaved:
-                ahead = tirx.truncdiv(j, 2) * 16 + tirx.truncmod(j, 2) + side * 2
-            column = named("column", first_column + ahead)
-            with T.If(column < narrow(product.columns)), T.Then():
-                total = sums.total(i, j, half, side)
-                _store(output, product, (threads.batch, row, column), total, buffers, result)
+
+    def column_at(j: Expr, side: Expr) -> Expr:
+        ahead = j * 8 + side
+        if interleaved:
+            ahead = tirx.truncdiv(j, 2) * 16 + tirx.truncmod(j, 2) + side * 2
+        return named("column", first_column + ahead)
+
+    def row_at(i: Expr, half: Expr) -> Expr:
+        return named("row", first_row + i * 16 + half * 8)
+
+    def write(i: Expr, half: Expr, row: Expr, j: Expr, side: Expr, column: Expr) -> None:
+        total = sums.total(i, j, half, side)
+        _store(output, product, (threads.batch, row, column), total, buffers, result)
+
+    # The outer loop is over what has values of its own, live while the other is passed through:
+    # a column its scale and bias, a row its sum where the right operand has a zero point.
+    if product.element == "int8" and not product.zeros[1]:
+        with T.unroll(0, column_tiles) as j, T.unroll(0, 2) as side:
+            column = column_at(j, side)
+            present = T.If(column < narrow(product.columns))
+            with present, T.Then(), T.unroll(0, row_tiles) as i, T.unroll(0, 2) as half:
+                row = row_at(i, half)
+                with T.If(row < narrow(product.rows)), T.Then():
+                    write(i, half, row, j, side, column)
+    else:
+        with T.unroll(0, row_tiles) as i, T.unroll(0, 2) as half:
+            row = row_at(i, half)
+            present = T.If(row < narrow(product.rows))
+            with present, T.Then(), T.unroll(0, column_tiles) as j, T.unroll(0, 2) as side:
+                column = column_at(j, side)
+                with T.If(column < narrow(product.columns)), T.Then():
+                    write(i, half, row, j, side, column)
 
 
 def _store(
