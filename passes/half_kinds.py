@@ -60,6 +60,7 @@ KEPT: dict[type[Op], str] = {
     **dict.fromkeys((linalg.Cholesky, linalg.TriangularSolve, linalg.Eigh, linalg.LU, linalg.QR), _FACTORS),
     linalg.SVD: _FACTORS,
     **dict.fromkeys((spike.Threshold, spike.SpikeLinear, spike.IntegrateAndFire, spike.Lif), _STATE),
+    spike.FirstSpikeConv2d: "a spike is earlier or later by the rounding of a sum",
     **dict.fromkeys((core.Complex, core.Real, core.Imag), _COMPLEX),
     core.Dft: _SUMS,
     core.Random: "in another element type it would draw other numbers",

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from plait.backends.targets import CpuTarget, Target
 from plait.backends.tvm.emit import EMISSIONS, Kind
 from plait.ir import Constant, Graph, IntLike, Op, Region, ShapedType, Value
-from plait.ir.ops import core, linalg, nn
+from plait.ir.ops import core, linalg, nn, spike
 
 Layout = tuple[int, ...]
 Layouts = Mapping[Value, Layout]
@@ -32,6 +32,8 @@ _IMAGES = (
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
 )
+#: Ops with a kernel of their own that reads and writes channels last.
+_EVENTS = (spike.FirstSpikeConv2d, spike.FirstSpikePool2d)
 #: Ops whose kernels gather their operands element by element, in whatever order these lie.
 _GATHERS = (linalg.Matmul, nn.Attention, nn.Linear)
 
@@ -102,7 +104,7 @@ class _Assignment:
             kept = _through_reshape(op, _layout_of(op.x, self.layouts))
             if kept is not None:
                 self._set(result, kept)
-        elif EMISSIONS[type(op)].kind in _ANY_ORDER and self._is_image(op):
+        elif isinstance(op, _EVENTS) or (EMISSIONS[type(op)].kind in _ANY_ORDER and self._is_image(op)):
             self._set(result, (0, *range(2, rank), 1))
 
     def _wanted(self, op: core.Transpose, seen: Layout) -> bool:
@@ -157,6 +159,8 @@ class _Assignment:
                 kept = _through_reshape(user, layout)
                 if kept is None or not self._takes(user.result, kept):
                     return False
+                continue
+            if isinstance(user, _EVENTS):
                 continue
             kind = EMISSIONS[type(user)].kind
             if kind not in _ANY_ORDER and not isinstance(user, nn.Attention):

@@ -51,3 +51,20 @@ def integrate_and_fire(op: spike.IntegrateAndFire, sizes: Sizes) -> Cost:
 def lif(op: spike.Lif, sizes: Sizes) -> Cost:
     """Subtract, multiply, add, compare and reset."""
     return sizes.cost(op, flops=5 * sizes.count(op.v))
+
+
+@cost_rule(spike.FirstSpikeConv2d)
+def first_spike_conv2d(op: spike.FirstSpikeConv2d, sizes: Sizes) -> Cost:
+    """An upper bound: as though every input fired, once, and every neuron took part to the last step.
+
+    Each input that fires adds one weight to each neuron that sees it; each neuron compares at each step.
+    """
+    additions = sizes.count(op.results[0]) * math.prod(sizes.shape(op.w)[1:])
+    compares = sizes.count(op.results[0]) * op.steps
+    return sizes.cost(op, macs=additions, flops=additions + compares, exact=False)
+
+
+@cost_rule(spike.FirstSpikePool2d)
+def first_spike_pool2d(op: spike.FirstSpikePool2d, sizes: Sizes) -> Cost:
+    """A comparison for each element of each window."""
+    return sizes.cost(op, flops=sizes.count(op.results[0]) * math.prod(op.kernel))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import Literal
 
+from plait.ir import types as t
 from plait.ir.op import Op, op, shaped
-from plait.ir.ops.common import floating
+from plait.ir.ops.common import conv_output, dense, floating, pads_of
+from plait.ir.ops.nn.pool import pooled
 from plait.ir.types import SpikeType, TensorType, Type
 from plait.ir.value import Value
 
@@ -106,3 +108,79 @@ class Lif(Op):
         if self.v_th <= 0:
             raise self.error(f"need v_th > 0, got v_th={self.v_th}")
         return SpikeType(kind.shape), kind
+
+
+#: Steps of a wave whose first-spike times fit into a byte beside the mark of silence.
+MOST_STEPS = 254
+
+
+def first_spikes(op: Op, value: Value, name: str) -> TensorType:
+    """The type of an operand of first-spike times, NCHW.  Raises VerifyError for another."""
+    kind = dense(op, value, name)
+    if kind.dtype is not t.u8 or kind.rank != 4:
+        raise op.error(f"operand {name} ({value}) is {kind}", why="first-spike times u8[N,C,H,W] are wanted")
+    return kind
+
+
+def check_steps(op: Op, steps: int) -> None:
+    """Raise VerifyError for a number of steps that first-spike times cannot count."""
+    if not 1 <= steps <= MOST_STEPS:
+        raise op.error(f"need 1 <= steps <= {MOST_STEPS}, got steps={steps}")
+
+
+@op("spike.first_spike_conv2d")
+class FirstSpikeConv2d(Op):
+    """A convolution of integrate-and-fire neurons that fire at most once, on first-spike times.
+
+    x [N,C,H,W] holds the step at which each input first fires, any number >= steps if it is
+    silent; w [O,C,kh,kw]; pads are silent.  The potential of a neuron at step t is the sum of the
+    weights of inputs that have fired by t: there is no leak and no reset.  The result is the first
+    step at which it is greater than v_th, or steps.  With `inhibit`, of the neurons at one place only
+    that of the earliest spike keeps it, among equals that of the largest potential at that step,
+    among these that of the lowest channel (lateral inhibition).  With `potential`, the potential at
+    the spike, 0 where there is none, is a second result.
+    Kheradpisheh et al. 2018 (doi 10.1016/j.neunet.2017.12.005).
+    """
+
+    x: Value
+    w: Value
+    _: KW_ONLY
+    steps: int
+    v_th: float
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, ...] = (0, 0)
+    inhibit: bool = False
+    potential: bool = False
+
+    def infer(self) -> tuple[Type, ...]:
+        x, w = first_spikes(self, self.x, "x"), floating(self, self.w, "w")
+        check_steps(self, self.steps)
+        if w.dtype is not t.f32 or w.rank != 4 or w.shape[1] != x.shape[1]:
+            raise self.error(f"{self.x} is {x} but {self.w} is {w}", why="weights f32[O,C,kh,kw] are wanted")
+        pads = pads_of(self, self.pad, 2)
+        sizes = tuple(
+            conv_output(self, size, kernel, stride, sides, 1)
+            for size, kernel, stride, sides in zip(x.shape[2:], w.shape[2:], self.stride, pads, strict=True)
+        )
+        times = TensorType(t.u8, (x.shape[0], w.shape[0], *sizes))
+        return (times, TensorType(t.f32, times.shape)) if self.potential else (times,)
+
+
+@op("spike.first_spike_pool2d")
+class FirstSpikePool2d(Op):
+    """The earliest first-spike time of each window, NCHW; pads are silent.
+
+    It is max pooling of the wave of spikes that stay (Kheradpisheh et al. 2018).
+    """
+
+    x: Value
+    _: KW_ONLY
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    steps: int
+    pad: tuple[int, ...] = (0, 0)
+
+    def infer(self) -> tuple[Type, ...]:
+        kind = first_spikes(self, self.x, "x")
+        check_steps(self, self.steps)
+        return (pooled(self, kind, self.kernel, self.stride, self.pad, (1, 1), False),)

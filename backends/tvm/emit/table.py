@@ -162,6 +162,7 @@ class Emitter:
     _read_dims: set[str] = field(default_factory=set)
     _sources: dict[Any, Source] = field(default_factory=dict)
     _orders: dict[Any, tuple[tuple[int, ...], te.Tensor]] = field(default_factory=dict)
+    _views: dict[Any, tuple[tuple[int, ...], te.Tensor]] = field(default_factory=dict)
     _placeholders: dict[tuple[Any, ...], te.Tensor] = field(default_factory=dict)
 
     # -- shapes -------------------------------------------------------------------
@@ -259,10 +260,23 @@ class Emitter:
             self._orders[tensor.op] = (order, found)
         return self._orders[tensor.op][1]
 
+    def view(self, tensor: te.Tensor, order: tuple[int, ...]) -> te.Tensor:
+        """The map whose axis j is axis order[j] of a tensor; in that tensor's own order it costs nothing."""
+        found = self._ordered(tensor, order)
+        self._views[found.op] = (order, tensor)
+        return found
+
+    def _laid_out(self, tensor: te.Tensor, layout: tuple[int, ...]) -> te.Tensor:
+        """A result with its axes in the order of memory."""
+        order, stored = self._views.get(tensor.op, ((), tensor))
+        if order and tuple(order[axis] for axis in layout) == tuple(range(len(layout))):
+            return stored
+        return self._ordered(tensor, layout)
+
     def close(self, outputs: Sequence[te.Tensor], values: Sequence[Value]) -> list[Source]:
         """Close the last kernel of the group, whose results are `values`; where each comes from."""
         outputs = [
-            self._ordered(tensor, self.layouts[value]) if value in self.layouts else tensor
+            self._laid_out(tensor, self.layouts[value]) if value in self.layouts else tensor
             for tensor, value in zip(outputs, values, strict=True)
         ]
         computed = [tensor for tensor in outputs if tensor.op not in self._sources]

@@ -70,7 +70,7 @@ def kernels(
     return [staged] if isinstance(staged, te.Tensor) else list(staged)
 
 
-def _each(items: Expr, body: Callable[[Expr], None]) -> None:
+def each_item(items: Expr, body: Callable[[Expr], None]) -> None:
     """A launch with one thread for each item."""
     blocks = tirx.floordiv(items + (_THREADS - 1), _wide(_THREADS))
     with launch(blocks, _THREADS) as (block, thread):
@@ -85,13 +85,13 @@ def starts_by_node(
     """Where the edges of each node begin once sorted: [nodes + 1], int64."""
 
     def clear(ins: Sequence[Any], outs: Sequence[Any]) -> None:
-        _each(nodes + 1, lambda item: T.buffer_store(outs[0], _wide(0), [item]))
+        each_item(nodes + 1, lambda item: T.buffer_store(outs[0], _wide(0), [item]))
 
     def count(ins: Sequence[Any], outs: Sequence[Any]) -> None:
         def add(item: Expr) -> None:
             T.evaluate(instructions.atomic_increment(outs[0], end(ins, item) + 1))
 
-        _each(edges, add)
+        each_item(edges, add)
 
     def add_up(ins: Sequence[Any], outs: Sequence[Any]) -> None:
         (starts,) = outs
@@ -130,14 +130,14 @@ def edges_by_node(
     """The numbers of the edges sorted by node, those of one node in the order of the list: [edges], int64."""
 
     def free_places(ins: Sequence[Any], outs: Sequence[Any]) -> None:
-        _each(nodes, lambda node: T.buffer_store(outs[1], ins[0][node], [node]))
+        each_item(nodes, lambda node: T.buffer_store(outs[1], ins[0][node], [node]))
 
     def take_places(ins: Sequence[Any], outs: Sequence[Any]) -> None:
         def take(item: Expr) -> None:
             place = named("place", instructions.atomic_increment(outs[1], end(ins[1:], item)))
             T.buffer_store(outs[2], item, [place])
 
-        _each(edges, take)
+        each_item(edges, take)
 
     def rank(ins: Sequence[Any], outs: Sequence[Any]) -> None:
         def put(item: Expr) -> None:
@@ -150,7 +150,7 @@ def edges_by_node(
                 T.buffer_store(place, place[integer(0)] + smaller, [integer(0)])
             T.buffer_store(outs[0], number_of(ins[1:], mine), [place[integer(0)]])
 
-        _each(edges, put)
+        each_item(edges, put)
 
     outputs = [([edges], "int64"), ([nodes], "int64"), ([edges], "int64")]
     bodies = [free_places, take_places, rank]
@@ -266,4 +266,4 @@ def _neutral(reduce: str, dtype: str) -> Expr:
     return tirx.min_value(dtype) if reduce == "max" else tirx.max_value(dtype)
 
 
-__all__ = ["WARP_TYPES", "edges_by_node", "kernels", "reduce_rows", "starts_by_node"]
+__all__ = ["WARP_TYPES", "each_item", "edges_by_node", "kernels", "reduce_rows", "starts_by_node"]

@@ -12,7 +12,7 @@ rounding, is the same in every run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from plait.backends.tvm.gpu.product import total, unflatten
 from plait.backends.tvm.gpu.segments import kernels
 from plait.ir import Constant
 
-_THREADS, _WARP = 128, 32
+THREADS, _WARP = 128, 32
 #: Events whose weights are loaded before the first of them is added.
 _IN_FLIGHT = 8
 
@@ -44,20 +44,26 @@ def spike_linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor | None
     outputs, inputs = map(int, op.w.shaped.shape)
     weight = emitter.packed(op.w, (inputs, outputs), Packing("transposed", _transposed))
     lead = emitter.shape(op.x.type.shape[:-1])
-    vector = 4 if outputs % 4 == 0 and outputs >= 4 * _THREADS else 1
-    tile = _THREADS * vector
+    vector = 4 if outputs % 4 == 0 and outputs >= 4 * THREADS else 1
+    tile = THREADS * vector
     tiles = -(-outputs // tile)
 
     def body(ins: Sequence[Any], outs: Sequence[Any]) -> None:
         spikes, weights = ins
         rows = total(lead)
-        with launch(rows * tiles, _THREADS) as (block, thread):
+        with launch(rows * tiles, THREADS) as (block, thread):
             row = unflatten(named("row", tirx.truncdiv(block, tiles)), lead)
             first = named("column", tirx.truncmod(block, tiles) * tile + thread * vector)
             sums = local_array("sums", vector, "float32")
             with T.unroll(0, vector) as k:
                 T.buffer_store(sums, number(0, "float32"), [k])
-            _over_chunks(spikes, weights, row, first, thread, sums, (inputs, outputs), vector)
+
+            def fires(place: Expr) -> Expr:
+                where = (*row, place)
+                return tirx.Cast("int32", spikes[where])
+
+            lists = event_lists()
+            add_events(fires, weights, lists, (thread, first), sums, (inputs, outputs), vector)
             with T.If(first < outputs), T.Then(), T.unroll(0, vector) as k:
                 T.buffer_store(outs[0], sums[k], [*row, first + k])
 
@@ -70,29 +76,44 @@ def _transposed(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.T)
 
 
-def _over_chunks(
-    spikes: Any,
+def event_lists() -> tuple[Any, Any]:
+    """Shared memory for the events of a chunk, and for how many of them each warp has found."""
+    events = IRBuilder.name("events", T.alloc_buffer([THREADS], "int32", scope="shared", layout=None))
+    warps = THREADS // _WARP
+    return events, IRBuilder.name("counts", T.alloc_buffer([warps], "int32", scope="shared", layout=None))
+
+
+def add_events(
+    fires_at: Callable[[Expr], Expr],
     weights: Any,
-    row: Sequence[Expr],
-    first: Expr,
-    thread: Expr,
+    lists: tuple[Any, Any],
+    place_of: tuple[Expr, Expr],
     sums: Any,
     sizes: tuple[int, int],
     vector: int,
 ) -> None:
-    """Add the weights of the events of all chunks of inputs."""
+    """Add the weights of the events of all chunks of inputs.
+
+    Args:
+        fires_at: 1 where an input fires and 0 where not, as int32.
+        weights: [inputs, outputs].
+        lists: of `event_lists`.
+        place_of: the number of the thread, and the first of its outputs.
+        sums: those of the thread's outputs.
+        sizes: how many inputs and outputs there are.
+        vector: how many outputs a thread has.
+    """
     inputs, outputs = sizes
-    warps = _THREADS // _WARP
-    events = IRBuilder.name("events", T.alloc_buffer([_THREADS], "int32", scope="shared", layout=None))
-    counts = IRBuilder.name("counts", T.alloc_buffer([warps], "int32", scope="shared", layout=None))
+    thread, first = place_of
+    events, counts = lists
+    warps = THREADS // _WARP
     lane, warp = named("lane", tirx.truncmod(thread, _WARP)), named("warp", tirx.truncdiv(thread, _WARP))
-    with T.serial(integer(0), integer(-(-inputs // _THREADS))) as chunk:
-        place = named("input", chunk * _THREADS + thread)
+    with T.serial(integer(0), integer(-(-inputs // THREADS))) as chunk:
+        place = named("input", chunk * THREADS + thread)
         fires = local_array("fires", 1, "int32")
         T.buffer_store(fires, integer(0), [integer(0)])
         with T.If(place < inputs), T.Then():
-            where = (*row, place)
-            T.buffer_store(fires, tirx.Cast("int32", spikes[where]), [integer(0)])
+            T.buffer_store(fires, fires_at(place), [integer(0)])
         votes = local_array("votes", 1, "uint32")
         T.buffer_store(votes, instructions.ballot(fires[integer(0)]), [integer(0)])
         with T.If(lane == 0), T.Then():
@@ -112,11 +133,11 @@ def _over_chunks(
             T.buffer_store(events, place, [before[integer(0)] + rank])
         instructions.barrier()
         with T.If(first < outputs), T.Then():
-            _add_events(weights, events, before[integer(1)], first, sums, vector)
+            _add_listed(weights, events, before[integer(1)], first, sums, vector)
         instructions.barrier()
 
 
-def _add_events(weights: Any, events: Any, count: Expr, first: Expr, sums: Any, vector: int) -> None:
+def _add_listed(weights: Any, events: Any, count: Expr, first: Expr, sums: Any, vector: int) -> None:
     """Add the weights of the listed events, in their order."""
     loaded = local_array("loaded", _IN_FLIGHT * vector, "float32")
     whole = named("whole", tirx.truncdiv(count, _IN_FLIGHT))
@@ -129,4 +150,4 @@ def _add_events(weights: Any, events: Any, count: Expr, first: Expr, sums: Any, 
         T.buffer_store(sums, sums[v] + weights[events[event], first + v], [v])
 
 
-__all__ = ["spike_linear"]
+__all__ = ["THREADS", "add_events", "event_lists", "spike_linear"]

@@ -1,4 +1,4 @@
-"""Lowering rules for ATen operators, one module per group; importing this registers them."""
+"""Lowering rules for operators of ATen and of plait, one module per group; importing this registers them."""
 
 from plait.frontends.pytorch.aten import (
     activation,
@@ -22,6 +22,7 @@ from plait.frontends.pytorch.aten import (
     scalar,
     scatter,
     shape,
+    spiking,
     strided,
     view_scatter,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "scalar",
     "scatter",
     "shape",
+    "spiking",
     "strided",
     "view_scatter",
 ]

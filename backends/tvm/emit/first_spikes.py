@@ -1,0 +1,106 @@
+"""Emissions of neurons that fire at most once, on first-spike times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as T
+
+from plait.backends.tvm.emit.conv import padded
+from plait.backends.tvm.emit.expressions import number
+from plait.backends.tvm.emit.loops import item_loops, local, product, serial, when
+from plait.backends.tvm.emit.spike_windows import keep_earliest, window_place
+from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
+from plait.ir.ops import spike
+from plait.ir.ops.common import pads_of
+
+
+@emit(spike.FirstSpikeConv2d, kind=Kind.ALONE)
+def _first_spike_conv2d(op: Any, args: Arguments, emitter: Emitter) -> Any:
+    """By events where weights are constants and sizes are known; else each neuron by itself, step by step."""
+    from plait.backends.tvm.emit.cpu.first_spikes import first_spike_conv2d as on_cpu
+    from plait.backends.tvm.gpu.first_spikes import first_spike_conv2d as on_gpu
+
+    found = (on_cpu if emitter.is_cpu else on_gpu)(op, args, emitter)
+    if found is None:
+        found = _neuron_by_neuron(op, args, emitter)
+    return tuple(found) if op.potential else found[0]
+
+
+def _neuron_by_neuron(op: Any, args: Arguments, emitter: Emitter) -> list[te.Tensor]:
+    """Times and potentials.  Each neuron passes through the steps until it fires."""
+    shape = emitter.shape(op.results[0].type.shape)
+    window = emitter.shape(op.w.type.shape[1:])
+    steps = op.steps
+
+    def neuron(item: Expr, ins: Sequence[Any], outs: Sequence[Any]) -> None:
+        times, weights = ins
+        image, channel, *position = _places(item, shape)
+        total, since = local("float32"), local("int32")
+        total[0], since[0] = number(0, "float32"), number(steps, "int32")
+        with serial(0, steps) as step, when(since[0] == steps):
+            with serial(0, product(window)) as place:
+                c, row, column, inside = window_place(op, position, place)
+                with when(inside), when(tirx.Cast("int64", times[image, c, row, column]) == step):
+                    synapse = (channel, *_places(place, window))
+                    total[0] = total[0] + weights[synapse]
+            with when(total[0] > number(op.v_th, "float32")):
+                since[0] = tirx.Cast("int32", step)
+        T.buffer_store(outs[0], tirx.Cast("uint8", since[0]), [image, channel, *position])
+        silent = since[0] == steps
+        reached = tirx.Select(silent, number(0, "float32"), total[0])
+        T.buffer_store(outs[1], reached, [image, channel, *position])
+
+    # Loops read buffers: what is a map over another order of axes is stored first.
+    times_in = args.x if isinstance(args.x.op, te.PlaceholderOp) else emitter.stage("times", args.x)
+    results = [(shape, "uint8"), (shape, "float32")]
+    found = item_loops(emitter, product(shape), neuron, [times_in, args.w], results, "first_spikes")
+    if not op.inhibit:
+        return list(found)
+    places = [shape[0], *shape[2:]]
+
+    def inhibit(item: Expr, ins: Sequence[Any], outs: Sequence[Any]) -> None:
+        image, *position = _places(item, places)
+
+        def where(channel: Expr) -> Sequence[Expr]:
+            return [image, channel, *position]
+
+        with serial(0, shape[1]) as channel:
+            for given, copy in zip(ins, outs, strict=True):
+                T.buffer_store(copy, given[tuple(where(channel))], where(channel))
+        keep_earliest(outs, where, shape[1], steps)
+
+    return list(item_loops(emitter, product(places), inhibit, found, results, "inhibited"))
+
+
+def _places(item: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:
+    """The coordinates of an item counted row-major."""
+    found: list[Expr] = []
+    for extent in reversed(extents[1:]):
+        found.insert(0, tirx.floormod(item, extent))
+        item = tirx.floordiv(item, extent)
+    return (item, *found)
+
+
+@emit(spike.FirstSpikePool2d, kind=Kind.INJECTIVE)
+def _first_spike_pool2d(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
+    """The smallest of the few times of a window, unrolled."""
+    silent = tirx.const(op.steps, "uint8")
+    source = padded(emitter, args.x, op.x.type, pads_of(op, op.pad, 2), silent)
+    columns = op.kernel[1]
+
+    def earliest(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
+        found = silent
+        for k in range(math.prod(op.kernel)):
+            place = (y * op.stride[0] + k // columns, x * op.stride[1] + k % columns)
+            found = tirx.min(found, source(n, c, *place))
+        return found
+
+    return te.compute(emitter.shape(op.result.type.shape), earliest, name="first_spike_pool")
+
+
+__all__: list[str] = []
