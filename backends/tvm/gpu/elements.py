@@ -34,12 +34,26 @@ def sums_stay_apart(outputs: Sequence[te.Tensor]) -> bool:
         for tensor in operations_below(outputs)
         if isinstance(tensor.op, te.ComputeOp) and tensor.op.reduce_axis
     ]
-    return any(element_bits(str(tensor.dtype)) < _SHUFFLED_BITS or _is_short(tensor) for tensor in sums)
+    return any(
+        element_bits(str(tensor.dtype)) < _SHUFFLED_BITS
+        or (_is_short(tensor) and all(_owns_its_sum(output, tensor) for output in outputs))
+        for tensor in sums
+    )
 
 
 def _is_short(tensor: te.Tensor) -> bool:
     extents = [extent(axis.dom.extent) for axis in tensor.op.reduce_axis]
     return None not in extents and math.prod(e for e in extents if e is not None) < _SHORT
+
+
+def _owns_its_sum(output: te.Tensor, tensor: te.Tensor) -> bool:
+    """Whether each element of a result has a sum to itself; in a softmax, those of a row share one."""
+    return _sizes(output) == _sizes(tensor)
+
+
+def _sizes(tensor: te.Tensor) -> list[str]:
+    """Extents other than 1, in an order that does not depend on that of the axes."""
+    return sorted(str(size) for size in tensor.shape if extent(size) != 1)
 
 
 class ShortSums:
