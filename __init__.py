@@ -28,7 +28,9 @@ from plait.api import (
     predict,
     quantize,
     save_onnx,
+    to_nir,
     to_onnx,
+    write_nir,
 )
 
 __version__ = "0.1.0"
@@ -52,5 +54,7 @@ __all__ = [
     "predict",
     "quantize",
     "save_onnx",
+    "to_nir",
     "to_onnx",
+    "write_nir",
 ]

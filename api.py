@@ -23,6 +23,7 @@ from plait.ir.text.parser import parse
 from plait.passes.quantize.quantized import Quantized
 
 if TYPE_CHECKING:
+    import nir
     import onnx
     import torch
 
@@ -55,7 +56,9 @@ __all__ = [
     "predict",
     "quantize",
     "save_onnx",
+    "to_nir",
     "to_onnx",
+    "write_nir",
 ]
 
 
@@ -68,8 +71,9 @@ def lower(
         source: a `torch.nn.Module`, a `torch.export.ExportedProgram` or `.pt2` path, a DGL
             module (with a `DGLGraph` among its inputs), an `onnx.ModelProto` or `.onnx`
             path, a `keras.Model`, `tf.function`, ConcreteFunction or SavedModel folder, a
-            `.plait` path, IR text, the name of a family's example (`resnet18`), the result of
-            `quantize`, or a `Graph`, which is returned as it is.
+            `nir.NIRGraph` or `.nir` path (see `plait.frontends.nir`), a `.plait` path, IR text, the
+            name of a family's example (`resnet18`), the result of `quantize`, or a `Graph`, which is
+            returned as it is.
         inputs: example inputs of a torch or DGL module, a tuple or a dict by forward
             parameter; for ONNX and TensorFlow, arrays that fix shapes the model leaves open.
         dynamic: names (and ranges) of dims that stay symbolic, by input and axis.
@@ -98,6 +102,10 @@ def lower(
         from plait.frontends.onnx import lower_onnx
 
         return lower_onnx(source, inputs, **options)
+    if "nir.ir.graph.NIRGraph" in kinds:
+        from plait.frontends.nir import lower_nir
+
+        return lower_nir(source, inputs, **options)
     if any(kind.startswith(("keras.", "tensorflow.")) for kind in kinds):
         from plait.frontends.tensorflow import lower_tensorflow
 
@@ -107,7 +115,7 @@ def lower(
     raise LoweringError(
         f"cannot lower a {type(source).__module__}.{type(source).__qualname__}",
         why="the sources are torch and DGL modules, exported programs, ONNX models, Keras models, "
-        "tf.functions, SavedModels, .plait files and IR text",
+        "tf.functions, SavedModels, NIR graphs, .plait files and IR text",
         remedy="export the model to ONNX, or pass the torch module with example inputs",
     )
 
@@ -121,6 +129,10 @@ def _lower_text_or_path(source: str | Path, inputs: Any, options: dict[str, Any]
         from plait.frontends.onnx import lower_onnx
 
         return lower_onnx(path, inputs, **options)
+    if path.suffix == ".nir":
+        from plait.frontends.nir import lower_nir
+
+        return lower_nir(path, inputs, **options)
     if path.suffix == ".pt2":
         from plait.frontends.pytorch import lower_torch, read_exported_program
 
@@ -137,7 +149,7 @@ def _lower_text_or_path(source: str | Path, inputs: Any, options: dict[str, Any]
     if text not in examples():
         raise InputError(
             f"there is no file '{text}' and no example of that name{did_you_mean(text, examples())}",
-            why="a source is a .onnx, .pt2 or .plait file, a SavedModel folder, IR text, or an example",
+            why="a source is a .onnx, .pt2, .nir or .plait file, a SavedModel folder, IR text, or an example",
             remedy=f"check the path; examples: {', '.join(sorted(examples()))}",
         )
     chosen = example(text)
@@ -285,6 +297,30 @@ def save_onnx(source: Any, path: str | Path, *, opset: int | None = None) -> Non
     from plait.backends.onnx import save_onnx as save
 
     save(lower(source), path, **({} if opset is None else {"opset": opset}))
+
+
+def to_nir(source: Any) -> nir.NIRGraph:
+    """The NIR graph that a graph (or what `lower` takes) came from, with the numbers of its constants.
+
+    Raises:
+        InputError: the graph did not come from NIR, or passes have rewritten it.
+        LoweringError: `nir` is not installed.
+    """
+    from plait.frontends.nir import to_nir as export
+
+    return export(lower(source))
+
+
+def write_nir(source: Any, path: str | Path) -> None:
+    """Write a graph that came from NIR as a `.nir` file; see `to_nir`.
+
+    Raises:
+        InputError: the graph cannot be written as NIR, or the path is not writable.
+        LoweringError: `nir` is not installed.
+    """
+    from plait.frontends.nir import write_nir as write
+
+    write(lower(source), path)
 
 
 def load(path: str | Path) -> Graph | Executable:

@@ -59,8 +59,14 @@ KEPT: dict[type[Op], str] = {
     **dict.fromkeys((core.FloorDiv, core.Iota, nn.GridSample, nn.NonMaxSuppression), _PLACES),
     **dict.fromkeys((linalg.Cholesky, linalg.TriangularSolve, linalg.Eigh, linalg.LU, linalg.QR), _FACTORS),
     linalg.SVD: _FACTORS,
-    **dict.fromkeys((spike.Threshold, spike.SpikeLinear, spike.IntegrateAndFire, spike.Lif), _STATE),
-    spike.FirstSpikeConv2d: "a spike is earlier or later by the rounding of a sum",
+    **dict.fromkeys(
+        (spike.Threshold, spike.SpikeLinear, spike.SpikeConv2d, spike.IntegrateAndFire, spike.Lif), _STATE
+    ),
+    **dict.fromkeys(
+        (spike.FirstSpikeConv2d, spike.RankOrderCode, spike.Winners),
+        "a spike is earlier or later by the rounding of a number",
+    ),
+    spike.Stdp: "changes of weights are below the step of half precision",
     **dict.fromkeys((core.Complex, core.Real, core.Imag), _COMPLEX),
     core.Dft: _SUMS,
     core.Random: "in another element type it would draw other numbers",

@@ -27,6 +27,7 @@ ALLOWED = {
     "dgl": ("frontends/dgl", "predictors"),
     "tensorflow": ("frontends/tensorflow",),
     "keras": ("frontends/tensorflow",),
+    "nir": ("frontends/nir",),
     "xgboost": ("predictors", "backends/tvm/ranking.py"),
     "onnx": ("frontends/onnx", "backends/onnx"),
     "torch": ("ir/interpret.py", "ir/reference", "frontends", "passes", "backends", "predictors", "api.py"),

@@ -9,6 +9,7 @@ from plait.ir.reference import (
     control,
     dynamic,
     elementwise,
+    first_spikes,
     index,
     linalg,
     message,
@@ -23,6 +24,7 @@ from plait.ir.reference import (
     reduce,
     shape,
     spike,
+    spike_learning,
 )
 from plait.ir.reference.table import REFERENCES, Args, Context, reference
 from plait.ir.reference.tensors import EdgeList
@@ -37,6 +39,7 @@ __all__ = [
     "control",
     "dynamic",
     "elementwise",
+    "first_spikes",
     "index",
     "linalg",
     "message",
@@ -52,4 +55,5 @@ __all__ = [
     "reference",
     "shape",
     "spike",
+    "spike_learning",
 ]

@@ -1,4 +1,4 @@
-"""Rank-order spiking networks: filters, codes, integrate-and-fire layers, STDP and whole networks."""
+"""Spiking networks: rank-order layers learned by STDP, and leaky neurons learned by gradients or traces."""
 
 from plait.frontends.families.spiking.coding import (
     SpikeEvents,
@@ -8,6 +8,7 @@ from plait.frontends.families.spiking.coding import (
     scatter,
     wave_of,
 )
+from plait.frontends.families.spiking.diehl_cook import DiehlCook, DiehlCookConfig, NeuronLabels
 from plait.frontends.families.spiking.filters import (
     DifferenceOfGaussians,
     Gabor,
@@ -23,18 +24,39 @@ from plait.frontends.families.spiking.layers import (
     pool,
 )
 from plait.frontends.families.spiking.networks import Kheradpisheh, LayerConfig, RankOrderNetwork, Rezghi
+from plait.frontends.families.spiking.neurons import LIF, CurrentLIF, IntegrateAndFire, OverTime
 from plait.frontends.families.spiking.stdp import STDPConfig, convergence, quantize, reward
+from plait.frontends.families.spiking.surrogate import ArcTangent, FastSigmoid, StraightThrough, Triangle
+from plait.frontends.families.spiking.training import (
+    GradientTraining,
+    SpikingClassifier,
+    spiking_convnet,
+    spiking_mlp,
+)
 
 __all__ = [
+    "LIF",
+    "ArcTangent",
+    "CurrentLIF",
+    "DiehlCook",
+    "DiehlCookConfig",
     "DifferenceOfGaussians",
+    "FastSigmoid",
     "Gabor",
+    "GradientTraining",
+    "IntegrateAndFire",
     "Kheradpisheh",
     "LaplacianOfGaussian",
     "LayerConfig",
+    "NeuronLabels",
+    "OverTime",
     "RankOrderNetwork",
     "Rezghi",
     "STDPConfig",
     "SpikeEvents",
+    "SpikingClassifier",
+    "StraightThrough",
+    "Triangle",
     "Winners",
     "convergence",
     "convolution_winners",
@@ -48,6 +70,8 @@ __all__ = [
     "rank_order_code",
     "reward",
     "scatter",
+    "spiking_convnet",
+    "spiking_mlp",
     "suppress",
     "wave_of",
 ]

@@ -1,0 +1,1 @@
+"""Passes on spiking networks: what is sparse is computed by its events."""
