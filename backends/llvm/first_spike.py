@@ -97,6 +97,30 @@ class _Result:
         if old_potential is not None:
             code.store_lanes(b.select(chosen, potential, old_potential), self.potentials, place, lanes)
 
+    def silence_after(self, step: ir.Value, width: int) -> None:
+        """Silences what fires after a step."""
+        code, b, spec = self.code, self.code.b, self.spec
+        size = spec.result_height * spec.result_width * spec.out_channels
+        lanes = Lanes(0, width, width)
+        last = code.splat(b.trunc(step, U8), width)
+        whole = size - size % width
+        with code.counting(code.number(0), code.number(whole), width) as place:
+            times = code.load_lanes(self.times, place, U8, lanes)
+            late = b.icmp_unsigned(">", times, last)
+            silent = ir.Constant(times.type, [spec.steps] * width)
+            code.store_lanes(b.select(late, silent, times), self.times, place, lanes)
+            if spec.potentials:
+                levels = code.load_lanes(self.potentials, place, F32, lanes)
+                code.store_lanes(
+                    b.select(late, ir.Constant(levels.type, None), levels), self.potentials, place, lanes
+                )
+        with code.counting(code.number(whole), code.number(size)) as place:
+            time = code.load(self.times, place, U8)
+            with b.if_then(b.icmp_unsigned(">", time, b.trunc(step, U8))):
+                code.store(code.number(spec.steps, U8), self.times, place)
+                if spec.potentials:
+                    code.store(ir.Constant(F32, 0.0), self.potentials, place)
+
     def put_one(self, pixel: ir.Value, channel: ir.Value, time: ir.Value, potential: ir.Value) -> None:
         """Writes the spike of one channel."""
         code, b = self.code, self.code.b
@@ -171,12 +195,15 @@ def generate(spec: FirstSpikeConv2d, symbol: str, width: int) -> tuple[ir.Module
     # Below a threshold under zero, neurons may fire at step 0 without any event.
     eager = b.fcmp_ordered("<", threshold, ir.Constant(F32, 0.0))
     winner = _Winner(code, Variable(code, I64), Variable(code, F32), Variable(code, I64))
+    #: With `earliest`, the step of the sample's earliest spike so far.
+    limit = Variable(code, I64)
     size = spec.result_height * spec.result_width * spec.out_channels
     with code.counting(begin, end) as sample:
         source = code.at(times, code.scaled((sample, spec.height * spec.width * spec.in_channels)), U8)
         start = code.scaled((sample, size))
         result = _Result(code, spec, code.at(first_times, start, U8), code.at(potentials, start, F32))
         result.clear()
+        limit.set(code.number(spec.steps))
         events.scan(source)
         with code.counting(code.number(0), code.number(spec.out_height)) as y:
             total = events.band(y)
@@ -198,10 +225,22 @@ def generate(spec: FirstSpikeConv2d, symbol: str, width: int) -> tuple[ir.Module
                     winner.reset(spec.steps)
                     for block in blocks:
                         _integrate(
-                            code, spec, events, weights, threshold, block, active, result, winner, (y, x)
+                            code,
+                            spec,
+                            events,
+                            weights,
+                            threshold,
+                            block,
+                            active,
+                            result,
+                            winner,
+                            limit,
+                            (y, x),
                         )
                     if spec.inhibit:
                         _put_winner(code, spec, result, winner, (y, x))
+        if spec.earliest:
+            result.silence_after(limit.get(), width)
     code.finish()
     workspace_function(module, symbol, space.size_bytes)
     return module, space.size_bytes
@@ -231,6 +270,7 @@ def _integrate(
     active: Sequence[ir.Value],
     result: _Result,
     winner: _Winner,
+    limit: Variable,
     pixel: tuple[ir.Value, ir.Value],
 ) -> None:
     """Runs the channels of one block at one pixel through the steps whose bits are set in `active`."""
@@ -255,6 +295,11 @@ def _integrate(
             if spec.inhibit:
                 late = b.icmp_signed(">", time, winner.time.get())
                 left.set(b.select(late, code.number(0), left.get()))
+            if spec.earliest:
+                # Nobody who has not fired by now can be among the earliest.
+                past = b.icmp_signed(">", time, limit.get())
+                left.set(b.select(past, code.number(0), left.get()))
+                late = b.or_(late, past) if spec.inhibit else past
             sums.add_range(events, weights, column, *events.range_of_window(column, time))
             fires = [b.fcmp_ordered(">", total.get(), levels) for total in sums.sums]
             any_fires = fires[0]
@@ -265,6 +310,13 @@ def _integrate(
                 if spec.inhibit:
                     with b.if_then(b.not_(late)):
                         winner.offer(sums, fires, time)
+                        if spec.earliest:
+                            limit.set(time)
+                    alive.set(code.number(0))
+                elif spec.earliest:
+                    with b.if_then(b.not_(late)):
+                        limit.set(time)
+                        _fire(code, result, sums, fires, time, alive, pixel)
                     alive.set(code.number(0))
                 else:
                     _fire(code, result, sums, fires, time, alive, pixel)

@@ -184,6 +184,7 @@ class FirstSpikeConv2d(Window):
         pool: max pooling of the spikes that are left; the potential of a window is the largest among
             those of its earliest spikes.
         potentials: also return the potential at the first spike, 0 where silent.
+        earliest: keep the spikes at the earliest step of a sample alone; later steps are not computed.
 
     C: void symbol(const uint8_t *times, const float *weights, const float *threshold,
                    uint8_t *first, float *potential, void *workspace, int64_t begin, int64_t end)
@@ -198,6 +199,7 @@ class FirstSpikeConv2d(Window):
     inhibit: bool = False
     pool: Pool | None = None
     potentials: bool = False
+    earliest: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,7 +33,11 @@ _IMAGES = (
     nn.AdaptiveAvgPool2d,
 )
 #: Ops with a kernel of their own that reads and writes channels last.
-_EVENTS = (spike.FirstSpikeConv2d, spike.FirstSpikePool2d)
+_EVENTS = (spike.FirstSpikeConv2d, spike.FirstSpikePool2d, spike.RankOrderCode, spike.SpikeConv2d)
+#: Ops of spikes that go element by element, in whatever order.
+_ELEMENTWISE = (spike.Threshold,)
+#: Ops whose kernels read images in either order.
+_READ_EVENTS = (*_EVENTS, spike.Winners, spike.Stdp)
 #: Ops whose kernels gather their operands element by element, in whatever order these lie.
 _GATHERS = (linalg.Matmul, nn.Attention, nn.Linear)
 
@@ -90,6 +94,10 @@ class _Assignment:
 
     def _forward(self, op: Op) -> None:
         """Keep images with channels last, and look at transposed values in the order they lie in."""
+        if isinstance(op, spike.FirstSpikeConv2d):
+            for result in op.results:
+                self._set(result, (0, 2, 3, 1))
+            return
         if len(op.results) != 1 or not isinstance(op.results[0].type, ShapedType):
             return
         result = op.results[0]
@@ -160,12 +168,12 @@ class _Assignment:
                 if kept is None or not self._takes(user.result, kept):
                     return False
                 continue
-            if isinstance(user, _EVENTS):
+            if isinstance(user, _READ_EVENTS):
                 continue
             kind = EMISSIONS[type(user)].kind
             if kind not in _ANY_ORDER and not isinstance(user, nn.Attention):
                 return False
-            if user.opname.startswith(("message.", "spike.")):
+            if user.opname.startswith(("message.", "spike.")) and not isinstance(user, _ELEMENTWISE):
                 return False
         return True
 

@@ -60,6 +60,12 @@ CASES: list[dict[str, Any]] = [
     {"channels": 5, "outputs": 130, "kernel": 2, "pad": (1, 0, 0, 1), "stride": (2, 1)},
     {"channels": 3, "outputs": 512, "kernel": 2, "inhibit": True, "potential": True},
     {"channels": 2, "outputs": 4, "kernel": 3, "constant": False, "inhibit": True, "potential": True},
+    {"channels": 2, "outputs": 40, "kernel": 3, "pool": (2, 2), "pool_pad": (1, 1), "potential": True},
+    {"channels": 3, "outputs": 20, "kernel": 2, "pool": (3, 2), "inhibit": True, "potential": True},
+    {"channels": 2, "outputs": 24, "kernel": 3, "constant": False, "pool": (2, 2)},
+    {"channels": 2, "outputs": 24, "kernel": 3, "earliest": True, "potential": True, "pad": (1, 1)},
+    {"channels": 2, "outputs": 40, "kernel": 3, "earliest": True, "inhibit": True, "potential": True},
+    {"channels": 1, "outputs": 7, "kernel": 2, "earliest": True, "pool": (2, 2), "potential": True},
 ]
 
 
@@ -67,9 +73,13 @@ CASES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
 def test_convolution(case: dict[str, Any], target: str) -> None:
     g = layer(**case)
-    given = {"x": times((3, case["channels"], 9, 7))}
+    # Few events, so that the earliest spikes of the samples come at different steps.
+    silent = 0.95 if case.get("earliest") else 0.6
+    given = {"x": times((7, case["channels"], 9, 7), silent=silent)}
     if not case.get("constant", True):
-        given["w"] = np.random.default_rng(1).integers(-3, 6, (4, 2, 3, 3)).astype(np.float32) / 8
+        given["w"] = (
+            np.random.default_rng(1).integers(-3, 6, (case["outputs"], 2, 3, 3)).astype(np.float32) / 8
+        )
     first, *_ = check(g, target, given)
     assert 0 < (first < STEPS).mean() < 1, "some neurons fire, and some do not"
     assert len(np.unique(first)) > 2

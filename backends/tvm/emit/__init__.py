@@ -19,6 +19,8 @@ from plait.backends.tvm.emit import (
     sample,
     shape,
     spike,
+    spike_code,
+    spike_learning,
     window,
 )
 from plait.backends.tvm.emit.table import EMISSIONS, Arguments, Emission, Emitter, Kind, Source, Stage, emit
@@ -42,6 +44,8 @@ _FAMILIES = (
     sample,
     shape,
     spike,
+    spike_code,
+    spike_learning,
     window,
 )
 

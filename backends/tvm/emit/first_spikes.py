@@ -13,6 +13,7 @@ from tvm.script.ir_builder import tirx as T
 from plait.backends.tvm.emit.conv import padded
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.loops import item_loops, local, product, serial, when
+from plait.backends.tvm.emit.spike_results import earliest_of_sample, pooled
 from plait.backends.tvm.emit.spike_windows import keep_earliest, window_place
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir.ops import spike
@@ -21,19 +22,29 @@ from plait.ir.ops.common import pads_of
 
 @emit(spike.FirstSpikeConv2d, kind=Kind.ALONE)
 def _first_spike_conv2d(op: Any, args: Arguments, emitter: Emitter) -> Any:
-    """By events where weights are constants and sizes are known; else each neuron by itself, step by step."""
+    """By events where sizes are known (on a GPU, constant weights too); else neuron by neuron."""
     from plait.backends.tvm.emit.cpu.first_spikes import first_spike_conv2d as on_cpu
     from plait.backends.tvm.gpu.first_spikes import first_spike_conv2d as on_gpu
 
-    found = (on_cpu if emitter.is_cpu else on_gpu)(op, args, emitter)
+    found = on_cpu(op, args, emitter) if emitter.is_cpu else None
     if found is None:
-        found = _neuron_by_neuron(op, args, emitter)
+        found = (None if emitter.is_cpu else on_gpu(op, args, emitter)) or _neuron_by_neuron(
+            op, args, emitter
+        )
+        found = list(found)[: 2 if op.potential else 1]
+        if op.pool != (1, 1):
+            found = pooled(op, found, emitter)
+            if op.earliest:
+                found = [emitter.stage("pooled", tensor) for tensor in found]
+        if op.earliest:
+            found = earliest_of_sample(op, found, emitter)
     return tuple(found) if op.potential else found[0]
 
 
 def _neuron_by_neuron(op: Any, args: Arguments, emitter: Emitter) -> list[te.Tensor]:
     """Times and potentials.  Each neuron passes through the steps until it fires."""
-    shape = emitter.shape(op.results[0].type.shape)
+    places = op.places(op.x.shaped.shape)
+    shape = emitter.shape((op.x.shaped.shape[0], op.w.shaped.shape[0], *places))
     window = emitter.shape(op.w.type.shape[1:])
     steps = op.steps
 
@@ -61,10 +72,10 @@ def _neuron_by_neuron(op: Any, args: Arguments, emitter: Emitter) -> list[te.Ten
     found = item_loops(emitter, product(shape), neuron, [times_in, args.w], results, "first_spikes")
     if not op.inhibit:
         return list(found)
-    places = [shape[0], *shape[2:]]
+    pixels = [shape[0], *shape[2:]]
 
     def inhibit(item: Expr, ins: Sequence[Any], outs: Sequence[Any]) -> None:
-        image, *position = _places(item, places)
+        image, *position = _places(item, pixels)
 
         def where(channel: Expr) -> Sequence[Expr]:
             return [image, channel, *position]
@@ -74,7 +85,7 @@ def _neuron_by_neuron(op: Any, args: Arguments, emitter: Emitter) -> list[te.Ten
                 T.buffer_store(copy, given[tuple(where(channel))], where(channel))
         keep_earliest(outs, where, shape[1], steps)
 
-    return list(item_loops(emitter, product(places), inhibit, found, results, "inhibited"))
+    return list(item_loops(emitter, product(pixels), inhibit, found, results, "inhibited"))
 
 
 def _places(item: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:

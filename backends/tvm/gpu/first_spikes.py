@@ -54,7 +54,7 @@ def first_spike_conv2d(op: Any, args: Arguments, emitter: Emitter) -> list[te.Te
     if inputs > _MOST_INPUTS:
         return None
     weight = emitter.packed(op.w, (inputs, outputs), Packing("by_input", by_input))
-    shape = emitter.shape(op.results[0].type.shape)
+    shape = emitter.shape((op.x.shaped.shape[0], outputs, *op.places(op.x.shaped.shape)))
     vector = 4 if outputs % 4 == 0 and outputs >= 4 * THREADS else 1
     tiles = -(-outputs // (THREADS * vector))
     with_potential = op.inhibit or op.potential

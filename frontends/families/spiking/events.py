@@ -1,9 +1,9 @@
 """Networks on first-spike times alone: the form that a compiler makes event-driven.
 
 A neuron of a rank-order network fires at most once, so that its wave [B, T, C, H, W] holds no more
-than one number.  The two operators here take and give these numbers as bytes; they are operators of
+than one number.  The operators here take and give these numbers as bytes; they are operators of
 torch (`torch.ops.plait`), so that torch.export keeps them whole and plait lowers each to one op of its
-IR, `spike.first_spike_conv2d` and `spike.first_spike_pool2d`.  Run by torch they compute the waves.
+IR, `spike.rank_order_code`, `spike.first_spike_conv2d` and so on.  Run by torch they compute the waves.
 """
 
 from __future__ import annotations
@@ -13,9 +13,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from plait.frontends.families.spiking import coding, layers
+from plait.frontends.families.spiking import coding, layers, stdp
 from plait.frontends.families.spiking.filters import suppress
 from plait.frontends.families.spiking.networks import RankOrderNetwork
+
+
+@torch.library.custom_op("plait::rank_order_times", mutates_args=())
+def rank_order_times(image: Tensor, steps: int) -> Tensor:
+    """First-spike times of the rank-order code, see `coding.rank_times`: [B, ...] -> uint8 [B, ...]."""
+    return coding.rank_times(image, steps).to(torch.uint8)
+
+
+@rank_order_times.register_fake
+def _(image: Tensor, steps: int) -> Tensor:
+    return image.new_empty(image.shape, dtype=torch.uint8)
 
 
 @torch.library.custom_op("plait::first_spike_conv2d", mutates_args=())
@@ -42,6 +53,81 @@ def _(times: Tensor, weight: Tensor, steps: int, threshold: float, padding: int,
         for size, kernel in zip(times.shape[2:], weight.shape[2:], strict=True)
     )
     return times.new_empty((times.shape[0], weight.shape[0], rows, columns))
+
+
+@torch.library.custom_op("plait::first_spike_potentials", mutates_args=())
+def first_spike_potentials(
+    times: Tensor, weight: Tensor, steps: int, threshold: float, padding: int, inhibit: bool
+) -> tuple[Tensor, Tensor]:
+    """What `first_spike_conv2d` gives, and the potential of each neuron at its spike, 0 where silent.
+
+    -> uint8 [B, O, H', W'], float32 [B, O, H', W'].
+    """
+    potential = layers.convolve(coding.wave_of(times, steps), weight, padding=padding)
+    if inhibit:
+        potential = layers.inhibit(potential, threshold)
+    found = coding.first_spike_times(potential, threshold)
+    level = potential.gather(1, found.clamp(max=steps - 1).unsqueeze(1)).squeeze(1)
+    return found.to(torch.uint8), torch.where(found < steps, level, 0.0)
+
+
+@first_spike_potentials.register_fake
+def _(
+    times: Tensor, weight: Tensor, steps: int, threshold: float, padding: int, inhibit: bool
+) -> tuple[Tensor, Tensor]:
+    found = first_spike_conv2d(times, weight, steps, threshold, padding, inhibit)
+    return found, found.new_empty(found.shape, dtype=torch.float32)
+
+
+@torch.library.custom_op("plait::first_spike_winners", mutates_args=())
+def first_spike_winners(times: Tensor, potential: Tensor, steps: int, radius: int, count: int) -> Tensor:
+    """Winner-take-all on first-spike times uint8 [B, C, H, W] and the potentials at them.
+
+    -> int32 [B, count, 5] of (rule, time, channel, row, column): rule 0, or -1 where nobody is left to win.
+    The order is that of `layers.convolution_winners`.
+    """
+    return layers.winners_of(times.to(torch.int64), potential, steps, radius, count).table(steps)
+
+
+@first_spike_winners.register_fake
+def _(times: Tensor, potential: Tensor, steps: int, radius: int, count: int) -> Tensor:
+    return times.new_empty((times.shape[0], count, 5), dtype=torch.int32)
+
+
+@torch.library.custom_op("plait::first_spike_stdp", mutates_args=())
+def first_spike_stdp(
+    weight: Tensor,
+    times: Tensor,
+    winners: Tensor,
+    rates: Tensor,
+    steps: int,
+    padding: int,
+    stabilize: bool,
+    lower: float,
+    upper: float,
+) -> Tensor:
+    """New weights [O, C, kh, kw] after the winners int32 [B, K, 5] of a batch, see `stdp.update`.
+
+    times uint8 [B, C, H, W] of the inputs; rates float32 [rules, 2] of (positive, negative).
+    """
+    rules = [stdp.STDPConfig(up, down, stabilize, lower, upper) for up, down in rates.tolist()]
+    chosen = layers.Winners.of_table(winners)
+    return stdp.update(weight, times.to(torch.int64), chosen, rules, padding=padding, steps=steps)
+
+
+@first_spike_stdp.register_fake
+def _(
+    weight: Tensor,
+    times: Tensor,
+    winners: Tensor,
+    rates: Tensor,
+    steps: int,
+    padding: int,
+    stabilize: bool,
+    lower: float,
+    upper: float,
+) -> Tensor:
+    return torch.empty_like(weight)
 
 
 @torch.library.custom_op("plait::first_spike_pool2d", mutates_args=())
@@ -77,15 +163,76 @@ class FirstSpikes(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """First-spike times of the last layer."""
-        network = self.network
-        strong = suppress(network.filters(image), network.filter_threshold)
-        times = coding.rank_times(strong, network.steps).to(torch.uint8)
-        for config, weight in zip(network.configs, network.weights, strict=True):
-            times = first_spike_conv2d(times, weight, network.steps, config.threshold, config.padding, False)
-            if config.pool:
-                window, pads = [config.pool, config.pool], [config.pool_padding, config.pool_padding]
-                times = first_spike_pool2d(times, network.steps, window, window, pads)
-        return times.to(torch.int64)
+        return run(self.network, encode(self.network, image), len(self.network.configs)).to(torch.int64)
 
 
-__all__ = ["FirstSpikes", "first_spike_conv2d", "first_spike_pool2d"]
+def encode(network: RankOrderNetwork, image: Tensor) -> Tensor:
+    """First-spike times uint8 [B, maps, H, W] of an image [B, 1, H, W]."""
+    return rank_order_times(suppress(network.filters(image), network.filter_threshold), network.steps)
+
+
+def run(network: RankOrderNetwork, times: Tensor, count: int) -> Tensor:
+    """First-spike times after the first `count` layers, for those of an encoded image."""
+    for config, weight in zip(network.configs[:count], network.weights, strict=False):
+        times = first_spike_conv2d(times, weight, network.steps, config.threshold, config.padding, False)
+        if config.pool:
+            window, pads = [config.pool, config.pool], [config.pool_padding, config.pool_padding]
+            times = first_spike_pool2d(times, network.steps, window, window, pads)
+    return times
+
+
+class LearningStep(nn.Module):
+    """One step of STDP on a layer, with its weights as explicit state: what to compile in order to learn.
+
+    It computes what `RankOrderNetwork.train_layer` does: image [B, 1, H, W], weight [O, C, kh, kw] of the
+    layer, rates float32 [1, 2] of (positive, negative) -> the new weight, and the winners int32 [B, K, 5]
+    (see `first_spike_winners`).  Layers below keep the weights that they have when this is lowered.  The
+    rates are an input, so that a schedule needs no compilation.
+    """
+
+    def __init__(self, network: RankOrderNetwork, layer: int) -> None:
+        super().__init__()
+        if not 0 <= layer < len(network.configs):
+            raise ValueError(f"LearningStep: layer {layer} of a network of {len(network.configs)} layers")
+        self.network, self.layer = network, layer
+
+    def rates(self) -> Tensor:
+        """The rates that the network's rule has now, float32 [1, 2]."""
+        rule = self.network.rules[self.layer]
+        return torch.tensor([[rule.positive, rule.negative]])
+
+    def forward(self, image: Tensor, weight: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+        """The new weight and the winners."""
+        network, config = self.network, self.network.configs[self.layer]
+        rule = network.rules[self.layer]
+        times = run(network, encode(network, image), self.layer)
+        fired, potential = first_spike_potentials(
+            times, weight, network.steps, config.threshold, config.padding, True
+        )
+        winners = first_spike_winners(fired, potential, network.steps, config.radius, config.winners)
+        new = first_spike_stdp(
+            weight,
+            times,
+            winners,
+            rates,
+            network.steps,
+            config.padding,
+            rule.stabilize,
+            rule.lower,
+            rule.upper,
+        )
+        return new, winners
+
+
+__all__ = [
+    "FirstSpikes",
+    "LearningStep",
+    "encode",
+    "first_spike_conv2d",
+    "first_spike_pool2d",
+    "first_spike_potentials",
+    "first_spike_stdp",
+    "first_spike_winners",
+    "rank_order_times",
+    "run",
+]

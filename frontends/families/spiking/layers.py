@@ -96,6 +96,19 @@ class Winners:
         table = torch.stack([sample.expand_as(self.channel), self.channel, self.y, self.x], dim=2)
         return table[self.valid]
 
+    def table(self, steps: int) -> Tensor:
+        """int32 [B, K, 5] of (config, time, channel, y, x); config -1, time `steps` where nobody won."""
+        fields = [self.config, self.time, self.channel, self.y, self.x]
+        nobody = [-1, steps, 0, 0, 0]
+        told = [torch.where(self.valid, field, empty) for field, empty in zip(fields, nobody)]
+        return torch.stack(told, dim=2).to(torch.int32)
+
+    @classmethod
+    def of_table(cls, table: Tensor) -> Winners:
+        """Winners of a table [B, K, 5] as `table` gives it; a config below 0 means that nobody won."""
+        config, time, channel, y, x = table.to(torch.int64).unbind(2)
+        return cls(config >= 0, config, time, channel, y, x)
+
 
 def convolution_winners(potential: Tensor, radius: int, count: int, threshold: float = 0.0) -> Winners:
     """Winner-take-all over [B, T, C, H, W]: earliest spike, then largest potential at it, then lowest index.
@@ -103,11 +116,17 @@ def convolution_winners(potential: Tensor, radius: int, count: int, threshold: f
     Each winner removes its channel and, in all channels, the square window of
     side 2 * radius + 1 around it.  Up to `count` winners a sample.
     """
-    batch, steps, channels, height, width = potential.shape
+    steps = potential.shape[1]
     times = first_spike_times(potential, threshold)
     level = potential.gather(1, times.clamp(max=steps - 1).unsqueeze(1)).squeeze(1).to(torch.float32)
+    return winners_of(times, level, steps, radius, count)
+
+
+def winners_of(times: Tensor, level: Tensor, steps: int, radius: int, count: int) -> Winners:
+    """Winner-take-all over first-spike times int64 [B, C, H, W] and the potentials at them."""
+    batch, channels, height, width = times.shape
     alive = times < steps
-    device = potential.device
+    device = times.device
     channel_of = torch.arange(channels, device=device).reshape(1, channels, 1, 1)
     row_of = torch.arange(height, device=device).reshape(1, 1, height, 1)
     column_of = torch.arange(width, device=device).reshape(1, 1, 1, width)

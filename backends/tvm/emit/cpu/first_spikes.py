@@ -17,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from plait.backends.llvm.native import kernel_text
-from plait.backends.llvm.specification import FirstSpikeConv2d
+from plait.backends.llvm.specification import FirstSpikeConv2d, Pool
 from plait.backends.tvm.emit.cpu.writer import parallel
 from plait.backends.tvm.emit.expressions import number
 from plait.backends.tvm.emit.loops import whole
@@ -37,7 +37,8 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 def first_spike_conv2d(op: Any, args: Arguments, emitter: Emitter) -> list[te.Tensor] | None:
     """Times and, where they are asked for, potentials; None where the event-driven kernel does not fit.
 
-    It wants constant weights, an image of known size, and the same pads on both sides.
+    It wants an image of known size, and the same pads on both sides.  Weights that are no constant are laid
+    out anew in each call.
     """
     spec = _specification(op)
     if spec is None:
@@ -45,9 +46,15 @@ def first_spike_conv2d(op: Any, args: Arguments, emitter: Emitter) -> list[te.Te
     outputs, channels = op.w.shaped.shape[:2]
     text, workspace_bytes = kernel_text(spec, lanes=emitter.cpu.vector_bits // 32)
     shape = (*map(int, op.w.shaped.shape[2:]), int(channels), int(outputs))
-    weight = emitter.packed(op.w, shape, Packing("event_weights", _channels_last))
+    if isinstance(op.w, Constant):
+        weight = emitter.packed(op.w, shape, Packing("event_weights", _channels_last))
+    else:
+        moved = te.compute(
+            emitter.shape(shape), lambda y, x, c, o: args.w(o, c, y, x), name="channels_last_weights"
+        )
+        weight = emitter.stage("weights", moved)
     batch = emitter.dim(op.x.shaped.shape[0])
-    result_shape = [batch, whole(spec.out_height), whole(spec.out_width), whole(spec.out_channels)]
+    result_shape = [batch, whole(spec.result_height), whole(spec.result_width), whole(spec.out_channels)]
 
     def generate(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
         def start(buffer: Any) -> Any:
@@ -100,7 +107,8 @@ def _times_channels_last(op: Any, emitter: Emitter) -> te.Tensor:
 
 
 def _specification(op: Any) -> FirstSpikeConv2d | None:
-    if not isinstance(op.w, Constant) or not all(isinstance(size, int) for size in op.x.shaped.shape[1:]):
+    sizes = (*op.x.shaped.shape[1:], *op.w.shaped.shape)
+    if not all(isinstance(size, int) for size in sizes):
         return None
     pads = pads_of(op, op.pad, 2)
     if any(before != after for before, after in pads):
@@ -117,7 +125,9 @@ def _specification(op: Any) -> FirstSpikeConv2d | None:
         padding=(pads[0][0], pads[1][0]),
         steps=op.steps,
         inhibit=op.inhibit,
+        pool=None if op.pool == (1, 1) else Pool(op.pool, op.pool, op.pool_pad),
         potentials=op.potential,
+        earliest=op.earliest,
     )
 
 
