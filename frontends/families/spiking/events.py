@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from plait.frontends.families.spiking import coding, layers, stdp
 from plait.frontends.families.spiking.filters import suppress
-from plait.frontends.families.spiking.networks import RankOrderNetwork
+from plait.frontends.families.spiking.networks import LayerConfig, RankOrderNetwork
 
 
 @torch.library.custom_op("plait::rank_order_times", mutates_args=())
@@ -174,65 +174,34 @@ def encode(network: RankOrderNetwork, image: Tensor) -> Tensor:
 def run(network: RankOrderNetwork, times: Tensor, count: int) -> Tensor:
     """First-spike times after the first `count` layers, for those of an encoded image."""
     for config, weight in zip(network.configs[:count], network.weights, strict=False):
-        times = first_spike_conv2d(times, weight, network.steps, config.threshold, config.padding, False)
+        times, threshold = level(times, config, network.steps)
+        times = first_spike_conv2d(times, weight, network.steps, threshold, config.padding, False)
         if config.pool:
             window, pads = [config.pool, config.pool], [config.pool_padding, config.pool_padding]
             times = first_spike_pool2d(times, network.steps, window, window, pads)
     return times
 
 
-class LearningStep(nn.Module):
-    """One step of STDP on a layer, with its weights as explicit state: what to compile in order to learn.
+def level(times: Tensor, config: LayerConfig, steps: int) -> tuple[Tensor, float]:
+    """The inputs of a layer and its threshold as a number.
 
-    It computes what `RankOrderNetwork.train_layer` does: image [B, 1, H, W], weight [O, C, kh, kw] of the
-    layer, rates float32 [1, 2] of (positive, negative) -> the new weight, and the winners int32 [B, K, 5]
-    (see `first_spike_winners`).  Layers below keep the weights that they have when this is lowered.  The
-    rates are an input, so that a schedule needs no compilation.
+    With an infinite threshold only the last potential counts, which is that of inputs that all fire at the
+    last step, over 0.
     """
-
-    def __init__(self, network: RankOrderNetwork, layer: int) -> None:
-        super().__init__()
-        if not 0 <= layer < len(network.configs):
-            raise ValueError(f"LearningStep: layer {layer} of a network of {len(network.configs)} layers")
-        self.network, self.layer = network, layer
-
-    def rates(self) -> Tensor:
-        """The rates that the network's rule has now, float32 [1, 2]."""
-        rule = self.network.rules[self.layer]
-        return torch.tensor([[rule.positive, rule.negative]])
-
-    def forward(self, image: Tensor, weight: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-        """The new weight and the winners."""
-        network, config = self.network, self.network.configs[self.layer]
-        rule = network.rules[self.layer]
-        times = run(network, encode(network, image), self.layer)
-        fired, potential = first_spike_potentials(
-            times, weight, network.steps, config.threshold, config.padding, True
-        )
-        winners = first_spike_winners(fired, potential, network.steps, config.radius, config.winners)
-        new = first_spike_stdp(
-            weight,
-            times,
-            winners,
-            rates,
-            network.steps,
-            config.padding,
-            rule.stabilize,
-            rule.lower,
-            rule.upper,
-        )
-        return new, winners
+    if config.threshold is not None:
+        return times, config.threshold
+    return torch.where(times < steps, steps - 1, steps).to(torch.uint8), 0.0
 
 
 __all__ = [
     "FirstSpikes",
-    "LearningStep",
     "encode",
     "first_spike_conv2d",
     "first_spike_pool2d",
     "first_spike_potentials",
     "first_spike_stdp",
     "first_spike_winners",
+    "level",
     "rank_order_times",
     "run",
 ]

@@ -24,12 +24,16 @@ from plait.frontends.families.spiking.filters import (
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """One convolutional layer: its shape, threshold, competition (radius, count) and pooling (0: none)."""
+    """One convolutional layer: its shape, threshold, competition (radius, count) and pooling (0: none).
+
+    A threshold of None is infinite: no neuron fires before the last step, and at that one all whose
+    potential is above 0 do, so that the largest potential decides.
+    """
 
     maps: int
     kernel: int
     padding: int
-    threshold: float
+    threshold: float | None
     radius: int
     winners: int
     pool: int
@@ -80,16 +84,22 @@ class RankOrderNetwork(nn.Module):
     def run(self, wave: Tensor, count: int) -> Tensor:
         """The wave after the first `count` layers, for an encoded wave."""
         for layer, config in enumerate(self.configs[:count]):
-            wave = layers.fire(self.potential(wave, layer), config.threshold)
+            wave = layers.fire(*self._level(wave, layer))
             if config.pool:
                 wave = layers.pool(wave, config.pool, padding=config.pool_padding)
         return wave
 
+    def _level(self, wave: Tensor, layer: int) -> tuple[Tensor, float]:
+        """Potentials of a layer and the threshold that they are compared with."""
+        potential, threshold = self.potential(wave, layer), self.configs[layer].threshold
+        return (layers.infinite_threshold(potential), 0.0) if threshold is None else (potential, threshold)
+
     def compete(self, wave: Tensor, layer: int) -> layers.Winners:
         """Winners of a layer for its input wave: inhibition, then winner-take-all."""
         config = self.configs[layer]
-        potential = layers.inhibit(self.potential(wave, layer), config.threshold)
-        return layers.convolution_winners(potential, config.radius, config.winners, config.threshold)
+        potential, threshold = self._level(wave, layer)
+        potential = layers.inhibit(potential, threshold)
+        return layers.convolution_winners(potential, config.radius, config.winners, threshold)
 
     @torch.no_grad()
     def train_layer(self, image: Tensor, layer: int) -> layers.Winners:

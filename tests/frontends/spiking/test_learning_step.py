@@ -15,12 +15,14 @@ from plait.frontends.families.spiking import (
     STDPConfig,
 )
 from plait.frontends.families.spiking.events import (
-    LearningStep,
     first_spike_potentials,
     first_spike_stdp,
     first_spike_winners,
     rank_order_times,
 )
+from plait.frontends.families.spiking.learning_steps import LearningStep, RewardStep
+from plait.frontends.families.spiking.mozafari import Mozafari
+from plait.frontends.families.spiking.reward import drop_maps
 from plait.ir.interpret import interpret
 
 
@@ -120,3 +122,22 @@ def test_learning_goes_on_from_the_state_that_came_out() -> None:
 def test_a_layer_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="layer 2 of a network of 2 layers"):
         LearningStep(Kheradpisheh(), 2)
+
+
+@pytest.mark.parametrize("target", ["torch", "interpreter", "cpu"])
+def test_a_step_of_reward_is_that_of_the_network(target: str) -> None:
+    network = Mozafari(maps=(6, 12, 20), drop=0.5, seed=3)
+    coarse(network)
+    step = RewardStep(network)
+    labels = torch.tensor([0, 3, 5, 7])
+    kept = drop_maps(4, 20, 0.5, torch.Generator().manual_seed(1))
+    given = (images(4), network.weights[2].detach().clone(), step.rates(), labels, kept)
+    if target == "torch":
+        new, decisions = step(*given)
+    else:
+        graph = plait.lower(step, given)
+        new, decisions = interpret(graph, given) if target == "interpreter" else plait.compile(graph)(*given)
+    expected = network.train_reward(images(4), labels, torch.Generator().manual_seed(1))
+    np.testing.assert_array_equal(np.asarray(decisions), expected.numpy())
+    np.testing.assert_allclose(np.asarray(new), network.weights[2].detach().numpy(), rtol=0, atol=1e-6)
+    assert not torch.equal(given[1], network.weights[2])
