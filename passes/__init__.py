@@ -13,6 +13,7 @@ from plait.passes import (
     fuse_activation,
     fuse_bias,
     precision,
+    spike,
 )
 from plait.passes.base import PASSES, Pass, PassError, PassResult, register
 from plait.passes.compare import Divergence, first_divergence
@@ -54,5 +55,6 @@ __all__ = [
     "raise_integer",
     "register",
     "rule",
+    "spike",
     "why",
 ]

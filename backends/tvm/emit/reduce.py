@@ -136,7 +136,7 @@ def _arg_reduction(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
             found = tirx.Or(here == best, tirx.isnan(here))
         place = i[axis]
         place = place.var if isinstance(place, tirx.IterVar) else place
-        return tirx.Select(found, place, none)
+        return tirx.Select(found, tirx.Cast("int64", place), none)
 
     return reduce_axes(
         emitter, kind, (op.axis,), candidate, te.min, op.opname.rpartition(".")[2], keepdims=op.keepdims

@@ -173,13 +173,39 @@ def encode(network: RankOrderNetwork, image: Tensor) -> Tensor:
 
 def run(network: RankOrderNetwork, times: Tensor, count: int) -> Tensor:
     """First-spike times after the first `count` layers, for those of an encoded image."""
-    for config, weight in zip(network.configs[:count], network.weights, strict=False):
-        times, threshold = level(times, config, network.steps)
-        times = first_spike_conv2d(times, weight, network.steps, threshold, config.padding, False)
-        if config.pool:
-            window, pads = [config.pool, config.pool], [config.pool_padding, config.pool_padding]
-            times = first_spike_pool2d(times, network.steps, window, window, pads)
+    for layer in range(count):
+        times = layer_times(network, times, layer)
     return times
+
+
+def layer_times(network: RankOrderNetwork, times: Tensor, layer: int) -> Tensor:
+    """First-spike times after a layer and its pooling: uint8 [B, C, H, W] -> uint8 [B, O, H', W']."""
+    config, weight = network.configs[layer], network.weights[layer]
+    times, threshold = level(times, config, network.steps)
+    times = first_spike_conv2d(times, weight, network.steps, threshold, config.padding, False)
+    if config.pool:
+        window, pads = [config.pool, config.pool], [config.pool_padding, config.pool_padding]
+        times = first_spike_pool2d(times, network.steps, window, window, pads)
+    return times
+
+
+class Stage(nn.Module):
+    """One stage of a network, so that a layer can be learned on what the layers below give, computed once.
+
+    Stage 0 encodes an image [B, 1, H, W]; stage k is layer k - 1, from times to times uint8.
+    """
+
+    def __init__(self, network: RankOrderNetwork, stage: int) -> None:
+        super().__init__()
+        if not 0 <= stage <= len(network.configs):
+            raise ValueError(f"Stage: stage {stage} of a network of {len(network.configs)} layers and a code")
+        self.network, self.stage = network, stage
+
+    def forward(self, given: Tensor) -> Tensor:
+        """Times after the stage."""
+        if self.stage == 0:
+            return encode(self.network, given)
+        return layer_times(self.network, given, self.stage - 1)
 
 
 def level(times: Tensor, config: LayerConfig, steps: int) -> tuple[Tensor, float]:
@@ -195,12 +221,14 @@ def level(times: Tensor, config: LayerConfig, steps: int) -> tuple[Tensor, float
 
 __all__ = [
     "FirstSpikes",
+    "Stage",
     "encode",
     "first_spike_conv2d",
     "first_spike_pool2d",
     "first_spike_potentials",
     "first_spike_stdp",
     "first_spike_winners",
+    "layer_times",
     "level",
     "rank_order_times",
     "run",

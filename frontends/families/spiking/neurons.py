@@ -4,7 +4,9 @@ A neuron is a module without parameters.  `step` takes an input and the state an
 in the type of the input, and the next state; `forward` does so over time, [T, B, ...].  Nothing is kept
 between calls.  Times are in seconds, potentials without unit; each equation is the explicit Euler step
 of its differential equation.  A neuron spikes where v >= v_th and is then reset, `"subtract"` to
-v - v_th or `"zero"` to 0.  These are the neurons of plait's IR, `spike.integrate_and_fire` and `spike.lif`.
+v - v_th or `"zero"` to 0.  These are the neurons of plait's IR, `spike.integrate_and_fire` and `spike.lif`:
+while torch.export records a step it is one operator of torch, `plait::integrate_and_fire` or `plait::lif`,
+which plait lowers to the op of the same name.
 
 Spikes have the gradient of a surrogate; the reset has none of its own, because a gradient through it
 hinders learning (Zenke and Vogels, Neural Computation 33(4), 2021).
@@ -22,6 +24,67 @@ from torch import Tensor, nn
 from plait.frontends.families.spiking.surrogate import Surrogate
 
 Reset = Literal["subtract", "zero"]
+
+
+@torch.library.custom_op("plait::integrate_and_fire", mutates_args=())
+def integrate_and_fire(
+    current: Tensor, v: Tensor, v_th: float, reset: str, surrogate: str, parameters: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """One step without leak: spikes 0 or 1 and the potential after reset, both of the type of v.
+
+    `surrogate` and `parameters` are `kind()` and `parameters` of the surrogate; they concern the gradient.
+    """
+    return _fire(v + current, v_th, reset)
+
+
+@torch.library.custom_op("plait::lif", mutates_args=())
+def lif(
+    current: Tensor,
+    v: Tensor,
+    tau: float,
+    dt: float,
+    v_th: float,
+    reset: str,
+    surrogate: str,
+    parameters: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """One step with leak: spikes 0 or 1 and the potential after reset, both of the type of v."""
+    return _fire(v + (dt / tau) * (current - v), v_th, reset)
+
+
+def _fire(v: Tensor, v_th: float, reset: str) -> tuple[Tensor, Tensor]:
+    """What `Neuron.fire` computes, without a gradient."""
+    spikes = (v - v_th >= 0).to(v.dtype)
+    return spikes, v - spikes * v_th if reset == "subtract" else v * (1 - spikes)
+
+
+@integrate_and_fire.register_fake
+@lif.register_fake
+def _(current: Tensor, v: Tensor, *constants: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(v), torch.empty_like(v)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    current, v, *leak, ctx.v_th, ctx.reset, kind, parameters = inputs
+    ctx.rate = leak[1] / leak[0] if leak else None
+    ctx.surrogate = Surrogate.from_parameters(kind, parameters)
+    ctx.save_for_backward(current, v)
+
+
+def _gradients(ctx: Any, of_spikes: Tensor, of_after: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of current and v: the surrogate's for the spikes, none through the reset."""
+    current, v = ctx.saved_tensors
+    reached = (v + current if ctx.rate is None else v + ctx.rate * (current - v)) - ctx.v_th
+    kept = of_after if ctx.reset == "subtract" else of_after * (1 - (reached >= 0).to(v.dtype))
+    gradient = kept + of_spikes * ctx.surrogate.derivative(reached)
+    if ctx.rate is None:
+        return gradient, gradient, None, None, None, None
+    into = gradient * ctx.rate
+    return into, gradient - into, None, None, None, None, None, None
+
+
+integrate_and_fire.register_autograd(_gradients, setup_context=_save)
+lif.register_autograd(_gradients, setup_context=_save)
 
 
 class Neuron(nn.Module, ABC):
@@ -79,6 +142,18 @@ class Neuron(nn.Module, ABC):
         after = v - fired * self.v_th if self.reset == "subtract" else v * (1 - fired)
         return spikes, after
 
+    def is_one_operator(self, x: Tensor, v: Tensor) -> bool:
+        """Whether a step is recorded as one operator: on export, for inputs and state of one kind.
+
+        Numbers of 16 bits are left out: there v - v_th >= 0, rounded, is not quite v >= v_th.
+        """
+        return (
+            torch.compiler.is_exporting()
+            and x.dtype == v.dtype
+            and x.dtype in (torch.float32, torch.float64)
+            and x.shape == v.shape
+        )
+
     def extra_repr(self) -> str:
         return f"v_th={self.v_th}, reset={self.reset!r}, surrogate={self.surrogate}"
 
@@ -88,6 +163,9 @@ class IntegrateAndFire(Neuron):
 
     def step(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         (v,) = state
+        if self.is_one_operator(x, v):
+            kind, parameters = self.surrogate.kind(), self.surrogate.parameters
+            return integrate_and_fire(x, v, self.v_th, self.reset, kind, parameters)
         return self.fire(v + x)
 
 
@@ -104,7 +182,14 @@ class LIF(Neuron):
 
     def step(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         (v,) = state
-        return self.fire(v + (self.dt / self.tau) * (x - v))
+        return self.leak_and_fire(x, v)
+
+    def leak_and_fire(self, current: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes and the next potential for a current into the membrane."""
+        if self.is_one_operator(current, v):
+            kind, parameters = self.surrogate.kind(), self.surrogate.parameters
+            return lif(current, v, self.tau, self.dt, self.v_th, self.reset, kind, parameters)
+        return self.fire(v + (self.dt / self.tau) * (current - v))
 
     def extra_repr(self) -> str:
         return f"tau={self.tau}, dt={self.dt}, {super().extra_repr()}"
@@ -129,7 +214,7 @@ class CurrentLIF(LIF):
     def step(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         current, v = state
         current = current - (self.dt / self.tau_synapse) * current + x
-        spikes, v = self.fire(v + (self.dt / self.tau) * (current - v))
+        spikes, v = self.leak_and_fire(current, v)
         return spikes, current, v
 
     def extra_repr(self) -> str:

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+
+#: Every surrogate by the name of its class, for operators of torch, which take names and numbers only.
+_KINDS: dict[str, type[Surrogate]] = {}
 
 
 class _Step(torch.autograd.Function):
@@ -36,6 +40,25 @@ class _Step(torch.autograd.Function):
 @dataclass(frozen=True)
 class Surrogate(ABC):
     """A step function with a derivative of its own.  Raises ValueError for a parameter not above 0."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _KINDS[cls.kind()] = cls
+
+    @classmethod
+    def kind(cls) -> str:
+        """A name for the class, unique in a process; `from_parameters` takes it."""
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+    @property
+    def parameters(self) -> list[float]:
+        """The numbers that it was made with, in order."""
+        return [float(getattr(self, field.name)) for field in fields(self)]
+
+    @staticmethod
+    def from_parameters(kind: str, parameters: Sequence[float]) -> Surrogate:
+        """The surrogate of a kind with these parameters; the inverse of `kind` and `parameters`."""
+        return _KINDS[kind](*parameters)
 
     def __post_init__(self) -> None:
         for field in fields(self):

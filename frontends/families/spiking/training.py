@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,35 @@ class SpikingClassifier(nn.Module):
         for now in spikes:
             scores, state = self.step(now, state)
             total = total + scores
+        return total / spikes.shape[0]
+
+
+class ClassifierOverTime(nn.Module):
+    """A classifier over time as one scan, for export: a graph of one step, whatever T.
+
+    Gives the scores of the classifier's `forward`, without gradients.  Run by torch it compiles the step
+    first.  Spikes given as bool are turned into numbers within the step, so that plait's pass
+    `raise-spike-products` can drive the first weights by events too.
+    """
+
+    def __init__(self, classifier: SpikingClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Spikes bool or float [T, B, ...], T at least 1: the scores of the classes [B, classes]."""
+        from torch._higher_order_ops.scan import scan
+
+        dtype = next(self.classifier.parameters()).dtype
+        state = self.classifier.rest(spikes[0].to(dtype))
+
+        def step(before: tuple[Tensor, ...], now: Tensor) -> tuple[tuple[Tensor, ...], tuple[()]]:
+            scores, after = self.classifier.step(now.to(dtype), before[:-1])
+            return (*after, before[-1] + scores), ()
+
+        after: Any
+        after, _ = scan(step, (*state, torch.zeros_like(state[-1])), spikes)
+        total: Tensor = after[-1]
         return total / spikes.shape[0]
 
 
@@ -172,6 +202,7 @@ def accuracy(
 
 
 __all__ = [
+    "ClassifierOverTime",
     "GradientTraining",
     "SpikingClassifier",
     "accuracy",
