@@ -12,6 +12,7 @@ from plait.frontends.families.spiking import (
     DifferenceOfGaussians,
     LaplacianOfGaussian,
     RankOrderNetwork,
+    RewardNetwork,
 )
 
 #: Standard deviations in pixels of the filters of each network, as published.
@@ -58,14 +59,22 @@ class SpykerNetwork:
             assert isinstance(network.filters, LaplacianOfGaussian)
             self.filters = spyker.LoG(radius, deviations, pad=padding)
         self.layers = []
-        for config, rule, weight in zip(network.configs, network.rules, network.weights, strict=True):
+        for index, (config, weight) in enumerate(zip(network.configs, network.weights, strict=True)):
             outputs, inputs, kernel, _ = weight.shape
             layer = spyker.Conv(inputs, outputs, kernel, pad=config.padding)
-            spyker.copy_array(weight.detach().numpy(), layer.kernel)
+            rules = [network.rules[index]]
+            if isinstance(network, RewardNetwork) and index == network.last:
+                rules = network.current.by_index()
             layer.stdpconfig = [
-                spyker.STDPConfig(r.positive, r.negative, r.stabilize, r.lower, r.upper) for r in _rules(rule)
+                spyker.STDPConfig(r.positive, r.negative, r.stabilize, r.lower, r.upper) for r in rules
             ]
             self.layers.append(layer)
+        self.reset()
+
+    def reset(self) -> None:
+        """Give the layers the weights of plait's network again."""
+        for layer, weight in zip(self.layers, self.network.weights, strict=True):
+            self.spyker.copy_array(weight.detach().numpy(), layer.kernel)
 
     def code(self, image: torch.Tensor) -> Any:
         """Spikes of an encoded image."""
@@ -75,10 +84,12 @@ class SpykerNetwork:
 
     def layer(self, wave: Any, index: int) -> Any:
         """Spikes of a layer before pooling."""
-        config = self.network.configs[index]
+        threshold = self.network.configs[index].threshold
         if self.sparse:
-            return self.layers[index](wave, config.threshold)
-        return self.spyker.fire(self.layers[index](wave), config.threshold)
+            return self.layers[index](wave, threshold)
+        if threshold is None:
+            return self.spyker.fire(self.spyker.infinite(self.layers[index](wave)))
+        return self.spyker.fire(self.layers[index](wave), threshold)
 
     def run(self, wave: Any, count: int) -> Any:
         """Spikes after the first `count` layers."""
@@ -111,9 +122,19 @@ class SpykerNetwork:
             layer.stdp(wave, winners, self.spyker.fire(potential))
         return np.asarray(self.spyker.to_numpy(layer.kernel))
 
-
-def _rules(rule: Any) -> list[Any]:
-    return list(rule) if isinstance(rule, (list, tuple)) else [rule]
+    def reward_step(self, image: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+        """One R-STDP update of the last layer on dense waves; its weights."""
+        network = self.network
+        assert isinstance(network, RewardNetwork)
+        layer, config = self.layers[-1], network.configs[-1]
+        wave = self.run(self.code(image), network.last)
+        potential = self.spyker.infinite(layer(wave))
+        winners = self.spyker.convwta(potential, config.radius, config.winners)
+        for sample, label in zip(winners, labels.tolist(), strict=True):
+            for winner in sample:
+                winner.c = int(winner.z // (config.maps // network.classes) != label)
+        layer.stdp(wave, winners, self.spyker.fire(potential))
+        return np.asarray(self.spyker.to_numpy(layer.kernel))
 
 
 class SnnTorchNetwork(nn.Module):
@@ -129,7 +150,11 @@ class SnnTorchNetwork(nn.Module):
 
         self.network = network
         self.neurons = nn.ModuleList(
-            snntorch.Leaky(beta=1.0, threshold=config.threshold, reset_mechanism="none")
+            snntorch.Leaky(
+                beta=1.0,
+                threshold=float("inf") if config.threshold is None else config.threshold,
+                reset_mechanism="none",
+            )
             for config in network.configs
         )
 
@@ -138,7 +163,7 @@ class SnnTorchNetwork(nn.Module):
         """Image [B, 1, H, W] -> first-spike times int64 [B, O, H', W']."""
         network = self.network
         wave = network.encode(image).to(torch.float32)
-        states = [neuron.init_leaky() for neuron in self.neurons]
+        states: list[Any] = [neuron.init_leaky() for neuron in self.neurons]  # type: ignore[operator]
         before: list[torch.Tensor | None] = [None] * len(self.neurons)
         times = torch.empty(0)
         for step in range(network.steps):
@@ -149,6 +174,8 @@ class SnnTorchNetwork(nn.Module):
                 before[index] = spikes
                 current = nn.functional.conv2d(new, network.weights[index], padding=config.padding)
                 spikes, states[index] = neuron(current, states[index])
+                if config.threshold is None and step == network.steps - 1:
+                    spikes = (states[index] > 0).to(torch.float32)
                 if config.pool:
                     spikes = nn.functional.max_pool2d(spikes, config.pool, padding=config.pool_padding)
             if step == 0:

@@ -29,6 +29,7 @@ ALLOWED = {
     "keras": ("frontends/tensorflow",),
     "nir": ("frontends/nir",),
     "xgboost": ("predictors", "backends/tvm/ranking.py"),
+    "rsatoolbox": ("frontends/families/spiking/representation.py",),
     "onnx": ("frontends/onnx", "backends/onnx"),
     "torch": ("ir/interpret.py", "ir/reference", "frontends", "passes", "backends", "predictors", "api.py"),
 }
