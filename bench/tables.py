@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import quantized_tables
+import spiking_tables
 from markdown_tables import markdown, provenance
 
 from plait.ir.files import write_atomically
@@ -289,6 +290,10 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "saq": quantized_tables.saq,
     "a100_integer": quantized_tables.a100_integer,
     "cpu_int8": quantized_tables.cpu_int8,
+    "spiking_throughput": spiking_tables.spiking_throughput,
+    "spike_density": spiking_tables.spike_density,
+    "spiking_learning": spiking_tables.spiking_learning,
+    "rsa_macaque": spiking_tables.rsa_macaque,
 }
 #: Tables made of the results of several benchmarks; every other table is named after its one.
 SOURCES = {
@@ -299,7 +304,13 @@ SOURCES = {
         "coverage_transformers",
         "coverage_dgl",
         "fuzz",
-    )
+    ),
+    "spiking_learning": (
+        "spiking_learning_kheradpisheh",
+        "spiking_learning_mozafari",
+        "spiking_learning_rezghi",
+        "diehl_cook",
+    ),
 }
 
 

@@ -22,7 +22,8 @@ from plait.passes.base import PASSES, Pass
 
 #: What `optimize` runs by default.
 DEFAULT = (
-    "canonicalize,fold-constants,fold-batch-norm,fuse-bias,fuse-activation,common-subexpression,dead-code"
+    "canonicalize,fold-constants,fold-batch-norm,fuse-bias,fuse-activation,fuse-first-spike-pool,early-exit,"
+    "common-subexpression,dead-code"
 )
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from plait.backends.llvm.specification import Window
-from plait.backends.llvm.structure import I32, I64, U8, Code, Variable, Workspace
+from plait.backends.llvm.structure import I32, I64, U8, Code, Lanes, Variable, Workspace
 
 _WORD = 64
 
@@ -68,6 +68,57 @@ class EventLists:
                 unseen = code.number(((1 << chunk) - 1) ^ seen, mask.type)
                 self._list(source, y, first, b.and_(mask, unseen), count)
         code.store(b.trunc(count.get(), I32), self.row_start, code.number(spec.height))
+
+    def scan_planes(self, source: ir.Value, *, masked: bool) -> None:
+        """Lists the events of a frame whose bytes lie channels first; they are the same as those of `scan`
+        once they are sorted by column.
+
+        Args:
+            masked: whether a row of up to 64 bytes is read at once, by a load with a mask.
+        """
+        code, b, spec = self.code, self.code.b, self.spec
+        count = Variable(code, I64, code.number(0))
+        most = 1 << (spec.width.bit_length() - 1)
+        chunk = min(most, _WORD)
+        with code.counting(code.number(0), code.number(spec.height)) as y:
+            code.store(b.trunc(count.get(), I32), self.row_start, y)
+            with code.counting(code.number(0), code.number(spec.in_channels)) as channel:
+                start = code.scaled((channel, spec.height * spec.width), (y, spec.width))
+                if masked and spec.width <= _WORD:
+                    lanes = Lanes(0, most if most == spec.width else 2 * most, spec.width)
+                    row = code.load_lanes(source, start, U8, lanes)
+                    fires = code.bits(b.icmp_unsigned("!=", row, ir.Constant(row.type, None)))
+                    self._list_plane(code.number(0), channel, fires, count)
+                    continue_at = spec.width
+                else:
+                    continue_at = spec.width - spec.width % chunk
+                    with code.counting(code.number(0), code.number(continue_at), chunk) as first:
+                        fires = self._fires(source, b.add(start, first), chunk)
+                        self._list_plane(first, channel, fires, count)
+                if continue_at < spec.width:
+                    rest = spec.width % chunk
+                    first = code.number(spec.width - chunk)
+                    fires = self._fires(source, b.add(start, first), chunk)
+                    unseen = ((1 << chunk) - 1) ^ ((1 << (chunk - rest)) - 1)
+                    self._list_plane(first, channel, b.and_(fires, code.number(unseen, fires.type)), count)
+        code.store(b.trunc(count.get(), I32), self.row_start, code.number(spec.height))
+
+    def _fires(self, source: ir.Value, start: ir.Value, chunk: int) -> ir.Value:
+        """One bit per byte of a chunk that starts at `start`: is it not zero?"""
+        kind = ir.VectorType(U8, chunk)
+        values = self.code.b.load(self.code.at(source, start, U8), align=1, typ=kind)
+        return self.code.bits(self.code.b.icmp_unsigned("!=", values, ir.Constant(kind, None)))
+
+    def _list_plane(self, first: ir.Value, channel: ir.Value, mask: ir.Value, count: Variable) -> None:
+        """Appends the events of the set bits of `mask`, columns of one channel from `first` on."""
+        code, b, spec = self.code, self.code.b, self.spec
+        with code.set_bits(mask) as bit:
+            column = b.add(b.add(first, bit), code.number(spec.padding[1]))
+            offset = code.scaled((column, spec.in_channels * spec.out_channels), (channel, spec.out_channels))
+            index = count.get()
+            code.store(b.trunc(offset, I32), self.event_offset, index)
+            code.store(b.trunc(column, I32), self.event_bin, index)
+            count.set(b.add(index, code.number(1)))
 
     def _spikes(self, source: ir.Value, y: ir.Value, first: ir.Value, chunk: int) -> ir.Value:
         """One bit per byte of a chunk of row `y`: does it spike?"""

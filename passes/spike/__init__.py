@@ -1,5 +1,6 @@
 """Passes on spiking networks: what is sparse is computed by its events."""
 
-from plait.passes.spike import raise_products
+from plait.passes.spike import choose_kernels, early_exit, fuse_pool, raise_products, skip_silent
+from plait.passes.spike.pipeline import SPIKE
 
-__all__ = ["raise_products"]
+__all__ = ["SPIKE", "choose_kernels", "early_exit", "fuse_pool", "raise_products", "skip_silent"]

@@ -14,6 +14,7 @@ from plait.ir import Constant, DType, Graph, Loc, TensorType, Value
 from plait.ir import types as t
 from plait.ir.interpret import interpret
 from plait.ir.ops import core, linalg, nn
+from plait.ir.types import SpikeType
 
 ACTIVATIONS = (
     nn.Relu,
@@ -274,8 +275,11 @@ def _run(graph: Graph, seed: int = 0) -> list[np.ndarray]:
     random = np.random.default_rng(seed)
     inputs = []
     for value in graph.inputs:
-        assert isinstance(value.type, TensorType)
+        assert isinstance(value.type, (TensorType, SpikeType))
         shape = tuple(dim if isinstance(dim, int) else 3 for dim in value.type.shape)
+        if isinstance(value.type, SpikeType):
+            inputs.append(random.random(shape) < 0.3)
+            continue
         inputs.append(random.normal(size=shape, scale=3).astype(value.type.dtype.numpy))
     return [np.asarray(tensor.to(torch.float64)) for tensor in interpret(graph, inputs)]
 

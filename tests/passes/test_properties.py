@@ -66,4 +66,5 @@ def test_random_graphs_trigger_every_pass(graph_strategy: st.SearchStrategy) -> 
         seen.update(row.name for row in report.rows if row.status == "changed")
 
     run()
-    assert seen == set(DEFAULT.split(","))
+    # The random graphs have no spiking layers; tests/passes/spike has.
+    assert seen == set(DEFAULT.split(",")) - {"fuse-first-spike-pool", "early-exit"}

@@ -20,6 +20,7 @@ from plait.backends.tvm.emit import (
     shape,
     spike,
     spike_code,
+    spike_events,
     spike_learning,
     window,
 )
@@ -45,6 +46,7 @@ _FAMILIES = (
     shape,
     spike,
     spike_code,
+    spike_events,
     spike_learning,
     window,
 )

@@ -20,10 +20,10 @@ from plait.backends.tvm.emit.norm import softmax
 from plait.backends.tvm.emit.quant import Dequantised, contraction_finish, operand
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.backends.tvm.emit.weights import StoredMatrix, is_weight_only, real_weight
-from plait.backends.tvm.gpu import attention, contraction, spikes
+from plait.backends.tvm.gpu import attention, contraction
 from plait.backends.tvm.gpu.weights import half_product
 from plait.ir import Constant, IntLike, Value
-from plait.ir.ops import linalg, nn, spike
+from plait.ir.ops import linalg, nn
 
 #: The result of a product from its place and the sum.
 Finish = Callable[[tuple[Expr, ...], Expr], Expr]
@@ -317,34 +317,6 @@ def _attention(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
         packed=None,
         finish=lambda i, total: total,
         name="values",
-    )
-
-
-@emit(spike.SpikeLinear, kind=Kind.CONTRACTION)
-def _spike_linear(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
-    """On a GPU by events; on a CPU spikes as zeros and ones times the weights, whatever the density."""
-    outputs, depth = op.w.type.shape
-    dtype = emitter.dtype(op.w.type)
-
-    def finish(i: tuple[Expr, ...], total: Expr) -> Expr:
-        return total if args.b is None else total + args.b(i[-1])
-
-    by_events = spikes.spike_linear(op, args, emitter)
-    if by_events is not None:
-        if args.b is None:
-            return by_events
-        return te.compute(by_events.shape, lambda *i: finish(i, by_events(*i)), name="spike_linear")
-    return matrix_product(
-        emitter,
-        batch=(),
-        rows=op.x.type.shape[:-1],
-        columns=outputs,
-        depth=depth,
-        left=lambda b, rows, r: tirx.Select(args.x(*rows, r), number(1, dtype), number(0, dtype)),
-        right=lambda b, r, column: args.w(column, r),
-        packed=_packed_weight(emitter, op.w, lambda x: x, transposed=False),
-        finish=finish,
-        name="spike_linear",
     )
 
 

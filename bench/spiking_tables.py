@@ -1,0 +1,102 @@
+"""The README's tables of spiking networks: throughput, densities, learning, and macaque IT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markdown_tables import markdown, provenance
+
+
+def spiking_throughput(record: dict[str, Any]) -> str:
+    """Milliseconds a batch of each contender, and plait's ratio to the better form of Spyker."""
+    peers = ["plait", "spyker dense", "spyker sparse", "snntorch"]
+    rows = []
+    for r in record["rows"]:
+        cells = [f"{r['ms'][peer]:.1f}" if peer in r["ms"] else "" for peer in peers]
+        speed = str(r["images_per_second"]["plait"])
+        if "weight_difference" in r:
+            check = (
+                f"weights within {r['weight_difference']:.0e}" if r["weight_difference"] else "equal weights"
+            )
+        else:
+            differing = sum(r["differing_times"].values())
+            check = f"{differing} of {r['of']:,} spike times differ"
+        rows.append([r["network"], r["stage"], *cells, speed, f"{r['times_best_spyker']:.1f}x", check])
+    columns = [f"{peer}, ms" for peer in peers]
+    headings = ["network", "stage", *columns, "plait, images/s", "faster than Spyker", "check"]
+    note = (
+        f"\nBatches of {record['batch']} digits, {record['threads']} threads, medians of {record['rounds']} "
+        "calls taken in turns; `infer` is from the image to the times of the last layer, `stdp k` and "
+        "`reward` are whole learning steps. Ratios are to the faster form of Spyker 0.1.0; the check is "
+        "against all peers, of learning against Spyker's dense form. Spyker has no sparse layer of infinite "
+        "threshold, snnTorch no STDP.\n"
+    )
+    return markdown(headings, rows) + note + provenance(record)
+
+
+def spike_density(record: dict[str, Any]) -> str:
+    """Time of the event-driven kernel over the dense one, by density."""
+    rows = [
+        [
+            f"{100 * r['density']:g} %",
+            f"{r['median']:.2f}",
+            f"{r['min']:.2f} to {r['max']:.2f}",
+            f"{r['faster_by_events']} of {record['layers']}",
+        ]
+        for r in record["events_over_dense"]
+    ]
+    right = record["right_choices"]
+    strict, loose = 100 * right["strict"], 100 * right["within_5_percent"]
+    note = (
+        f"\n{record['layers']} shapes of `spike.conv2d` and `spike.linear` that the cost model was not "
+        f"fitted on; {record['threads']} thread(s). `choose-spike-kernels` picks the faster side in "
+        f"{strict:.1f} % of the {len(record['rows'])} cases ({loose:.1f} % when a loss of up to 5 % counts as right).\n"
+    )
+    headings = ["inputs that spike", "events / dense, median", "range", "faster by events"]
+    return markdown(headings, rows) + note + provenance(record)
+
+
+def spiking_learning(records: dict[str, dict[str, Any]]) -> str:
+    """Accuracies after learning, with seed and data."""
+    rows = []
+    for name, r in records.items():
+        if name == "diehl_cook":
+            told = f"vote of labelled neurons {r['test_accuracy']:.4f}"
+            sizes = f"{r['train_images']:,} / {r['test_images']:,}"
+            rows.append(["Diehl and Cook, 400 neurons", "MNIST t10k", sizes, str(r["seed"]), "", told])
+            continue
+        last: dict[int, float] = {
+            row["layer"]: row["convergence"] for row in r["rows"] if "convergence" in row
+        }
+        data = "digits" if r["data"] == "digits" else "MNIST t10k"
+        told = "; ".join(f"{key} {value:.4f}" for key, value in r["test_accuracy"].items())
+        indices = ", ".join(f"{value:.4f}" for value in last.values())
+        sizes = f"{r['train_images']:,} / {r['test_images']:,}"
+        rows.append([name.removeprefix("spiking_learning_"), data, sizes, str(r["seed"]), indices, told])
+    headings = ["network", "data", "train / test", "seed", "mean w(1-w), by layer", "test accuracy"]
+    some = next(iter(records.values()))
+    return markdown(headings, rows) + provenance(some)
+
+
+def rsa_macaque(record: dict[str, Any]) -> str:
+    """Correlations of dissimilarities with those of macaque IT."""
+
+    def cell(figures: dict[str, float]) -> str:
+        return f"{figures['estimate']:.3f} [{figures['lower']:.3f}, {figures['upper']:.3f}]"
+
+    rows = [[r["model"], cell(r["spearman"]), cell(r["tau-a"])] for r in record["rows"]]
+    differences = [
+        f"{d['second'].removeprefix('Kheradpisheh ')} {cell(d)}"
+        for d in record["differences"]
+        if d["method"] == "spearman" and d["first"] == "Kheradpisheh layer 2 trained"
+    ]
+    note = (
+        f"\nIntervals of 95 % over stimuli ({record['draws']:,} draws); a network's figure is the mean over "
+        f"{record['seeds']} seeds. Kheradpisheh's trained layer 2 minus another (Spearman): "
+        f"{'; '.join(differences)}. Most of the score comes from architecture and code; silhouettes and "
+        "HMAX score higher.\n"
+    )
+    return markdown(["representation", "Spearman", "tau-a"], rows) + note + provenance(record)
+
+
+__all__ = ["rsa_macaque", "spike_density", "spiking_learning", "spiking_throughput"]
