@@ -4,7 +4,8 @@ Layers are learned one after the other, each on the first-spike times of the lay
 step (competition and update of the weights) is one call of an executable, see
 `plait.frontends.families.spiking.learning_steps`.  Hyper-parameters are the published ones of each network
 but for the number of epochs, the batch, the maps of mozafari (30, 80, 200 instead of 30, 250, 200) and the
-schedule of rezghi, which is stretched over the fewer images.  Read-outs:
+schedule of rezghi, which is stretched over the fewer images.  What was learned is rounded to multiples of
+1/1024, so that sums are exact and spike times equal on every target.  Read-outs:
 
 - kheradpisheh: a linear SVM (C=2.4) on the first-spike times of layer 2, and the one of the paper on whether
   each neuron fired at all;
@@ -105,7 +106,7 @@ def learn_layer(
         rows[-1]["seconds"] = round(time.monotonic() - start, 1)
         print(rows[-1], flush=True)
     with torch.no_grad():
-        network.weights[layer].copy_(weight)
+        network.weights[layer].copy_(stdp.on_grid(weight))
     return rows
 
 
@@ -216,7 +217,7 @@ def mozafari(data: Data, seed: int, epochs: int | None) -> tuple[RankOrderNetwor
             )
             print(rows[-1], flush=True)
     with torch.no_grad():
-        network.weights[2].copy_(weight)
+        network.weights[2].copy_(stdp.on_grid(weight))
     right = decide_all(network, times)[data.train :] == labels[data.train :]
     accuracy = {"by the first layer of reward, last epoch": round(float(right.double().mean()), 4)}
     return network, {"test_accuracy": accuracy, "rows": rows}

@@ -50,7 +50,8 @@ def spike_density(record: dict[str, Any]) -> str:
     note = (
         f"\n{record['layers']} shapes of `spike.conv2d` and `spike.linear` that the cost model was not "
         f"fitted on; {record['threads']} thread(s). `choose-spike-kernels` picks the faster side in "
-        f"{strict:.1f} % of the {len(record['rows'])} cases ({loose:.1f} % when a loss of up to 5 % counts as right).\n"
+        f"{strict:.1f} % of the {len(record['rows'])} cases ({loose:.1f} % when a loss of up to 5 % "
+        "counts as right).\n"
     )
     headings = ["inputs that spike", "events / dense, median", "range", "faster by events"]
     return markdown(headings, rows) + note + provenance(record)

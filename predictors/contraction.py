@@ -53,8 +53,10 @@ def contractions(op: Op, dims: Mapping[str, int]) -> tuple[Contraction, ...]:
         return (_transposed(op, dims),)
     if isinstance(op, Convolution):
         return (_convolution(op, dims),)
-    if isinstance(op, spike.SpikeLinear) and op.kernel == "gather_rows":
-        return ()  # sums the rows of the inputs that spike: no dense product
+    if isinstance(op, (spike.SpikeLinear, spike.SpikeConv2d)) and op.kernel in ("gather_rows", "popcount"):
+        return ()  # sums the weights of the inputs that spike, or counts bits: no dense product
+    if isinstance(op, spike.SpikeConv2d):
+        return (_convolution(op, dims),)
     if isinstance(op, (nn.Linear, spike.SpikeLinear)):
         out, weight = shape_of(op.result, dims), shape_of(op.w, dims)
         return (Contraction(1, prod(out[:-1]), weight[0], weight[1]),)
@@ -85,7 +87,7 @@ def _groups(op: Op) -> int:
     return int(groups)
 
 
-def _convolution(op: Convolution, dims: Mapping[str, int]) -> Contraction:
+def _convolution(op: Convolution | spike.SpikeConv2d, dims: Mapping[str, int]) -> Contraction:
     out, weight, groups = shape_of(op.result, dims), shape_of(op.w, dims), _groups(op)
     return Contraction(
         batch=groups,

@@ -40,7 +40,14 @@ _REDUCTIONS = (
     quant.Mean,
     prob.LogSumExp,
 )
-_CONTRACTIONS = (conv.Convolution, nn.Linear, linalg.Matmul, nn.Attention, spike.SpikeLinear)
+_CONTRACTIONS = (
+    conv.Convolution,
+    nn.Linear,
+    linalg.Matmul,
+    nn.Attention,
+    spike.SpikeLinear,
+    spike.SpikeConv2d,
+)
 _INJECTIVE = (
     elementwise.Unary,
     elementwise.Binary,

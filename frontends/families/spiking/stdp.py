@@ -91,6 +91,15 @@ def quantize(weights: Tensor, low: float, middle: float, high: float) -> Tensor:
     return torch.where(weights < middle, low, high).to(weights.dtype)
 
 
+def on_grid(weights: Tensor, step: float = 2.0**-10) -> Tensor:
+    """Weights rounded to multiples of `step`, a power of two: sums are then exact in whatever order.
+
+    A potential in float32 is exact as long as it is below 2**24 steps, and every backend gives the same
+    spike times.  Weights that STDP has driven to 0 and 1 would else sum to a threshold but for rounding.
+    """
+    return torch.round(weights / step) * step
+
+
 def convergence(weights: Tensor) -> float:
     """Mean of w (1 - w): 0.25 at most, 0 when every weight is 0 or 1."""
     return float((weights * (1 - weights)).mean())

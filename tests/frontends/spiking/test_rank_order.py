@@ -105,3 +105,13 @@ def test_inference_exports() -> None:
     image = random_image(5, 1, 1, 28, 28)
     program = torch.export.export(network, (image,))
     assert torch.equal(program.module()(image), network(image))
+
+
+def test_weights_on_a_grid_sum_exactly() -> None:
+    weights = torch.rand(64, 100, generator=torch.Generator().manual_seed(0))
+    snapped = stdp.on_grid(weights)
+    assert float((snapped - weights).abs().max()) <= 2.0**-11
+    assert torch.equal(snapped * 1024, (snapped * 1024).round())
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(snapped.sum(1), snapped[:, order].sum(1))
+    assert torch.equal(snapped.sum(1).double(), snapped.double().sum(1))
