@@ -18,6 +18,7 @@ from plait.api import (
     PlaitError,
     PredictError,
     VerifyError,
+    annotate_density,
     compile,
     diff,
     interpret,
@@ -30,6 +31,7 @@ from plait.api import (
     save_onnx,
     to_nir,
     to_onnx,
+    to_spiking,
     write_nir,
 )
 
@@ -44,6 +46,7 @@ __all__ = [
     "PredictError",
     "VerifyError",
     "__version__",
+    "annotate_density",
     "compile",
     "diff",
     "interpret",
@@ -56,5 +59,6 @@ __all__ = [
     "save_onnx",
     "to_nir",
     "to_onnx",
+    "to_spiking",
     "write_nir",
 ]

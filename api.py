@@ -21,6 +21,7 @@ from plait.ir.errors import (
 from plait.ir.graph import Graph
 from plait.ir.text.parser import parse
 from plait.passes.quantize.quantized import Quantized
+from plait.passes.spike.conversion.result import Spiking
 
 if TYPE_CHECKING:
     import nir
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from plait.backends.executable import Executable
     from plait.backends.targets import Target
+    from plait.passes.spike.density import DensityReport
     from plait.predictors.prediction import Prediction
 
 #: `{"image": {0: "B"}}` or `{"image": {0: ("B", 1, 64)}}`: names of dynamic dims by input and axis.
@@ -46,6 +48,7 @@ __all__ = [
     "PlaitError",
     "PredictError",
     "VerifyError",
+    "annotate_density",
     "compile",
     "diff",
     "interpret",
@@ -58,6 +61,7 @@ __all__ = [
     "save_onnx",
     "to_nir",
     "to_onnx",
+    "to_spiking",
     "write_nir",
 ]
 
@@ -72,8 +76,8 @@ def lower(
             module (with a `DGLGraph` among its inputs), an `onnx.ModelProto` or `.onnx`
             path, a `keras.Model`, `tf.function`, ConcreteFunction or SavedModel folder, a
             `nir.NIRGraph` or `.nir` path (see `plait.frontends.nir`), a `.plait` path, IR text, the
-            name of a family's example (`resnet18`), the result of `quantize`, or a `Graph`, which is
-            returned as it is.
+            name of a family's example (`resnet18`), the result of `quantize` or `to_spiking`, or a
+            `Graph`, which is returned as it is.
         inputs: example inputs of a torch or DGL module, a tuple or a dict by forward
             parameter; for ONNX and TensorFlow, arrays that fix shapes the model leaves open.
         dynamic: names (and ranges) of dims that stay symbolic, by input and axis.
@@ -87,7 +91,7 @@ def lower(
     """
     if isinstance(source, Graph):
         return source
-    if isinstance(source, Quantized):
+    if isinstance(source, (Quantized, Spiking)):
         return source.graph
     kinds = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(source).__mro__]
     options: dict[str, Any] = {"dynamic": dynamic, **({"name": name} if name else {})}
@@ -192,6 +196,45 @@ def quantize(source: Any, data: Iterable[Any], **options: Any) -> Quantized:
     from plait.passes.quantize.pipeline import quantize as run_quantization
 
     return run_quantization(lower(source), data, **options)
+
+
+def to_spiking(source: Any, data: Iterable[Any], *, steps: int, **options: Any) -> Spiking:
+    """Convert a ReLU network (or what `lower` takes) to integrate-and-fire neurons with the same weights.
+
+    Args:
+        data: calibration batches: each a mapping by input, a sequence, or the sole input.
+        steps: of time for one sample.
+        **options: `percentile`, `coding`, `initial`, `pooling`, `seed`, `dims`, `limit`
+            (see `plait.passes.spike.conversion.pipeline.to_spiking`).
+
+    Returns:
+        The graph over time, the float graph it was made from, and a report of scales, clipping and firing
+        rates; `compile` and `predict` take it as it is.
+
+    Raises:
+        InputError: all ops without a spiking counterpart at once, a network without neurons, an option out
+            of its range, or data that is empty, not finite, or of a wrong shape.
+    """
+    from plait.passes.spike.conversion.pipeline import to_spiking as convert
+
+    return convert(lower(source), data, steps=steps, **options)
+
+
+def annotate_density(source: Any, data: Iterable[Any], **options: Any) -> tuple[Graph, DensityReport]:
+    """A graph (or what `lower` takes) whose spikes have the densities measured on data, and a report.
+
+    Costs, predictions and `choose-spike-kernels` read them.
+
+    Args:
+        data: calibration batches: each a mapping by input, a sequence, or the sole input.
+        **options: `limit`, `dims` (see `plait.passes.spike.density.annotate_density`).
+
+    Raises:
+        InputError: data that is empty, not finite, or of a wrong shape.
+    """
+    from plait.passes.spike.density import annotate_density as annotate
+
+    return annotate(lower(source), data, **options)
 
 
 def compile(

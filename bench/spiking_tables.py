@@ -100,4 +100,76 @@ def rsa_macaque(record: dict[str, Any]) -> str:
     return markdown(["representation", "Spearman", "tau-a"], rows) + note + provenance(record)
 
 
-__all__ = ["rsa_macaque", "spike_density", "spiking_learning", "spiking_throughput"]
+def spiking_golden(record: dict[str, Any]) -> str:
+    """Differences from the golden data of Spyker."""
+    rows = [
+        [
+            r["network"],
+            f"{r['filter_difference']:.0e}",
+            f"{r['codes_differ']} of {r['codes']:,} "
+            f"(and {r['codes_of_equal_values_differ']} of equal values)",
+            f"{r['times_differ_layer1']} of {r['times_layer1']:,}, "
+            f"{r['times_differ_layer2']} of {r['times_layer2']:,}",
+            f"{r['winners_differ']} of {r['winners']} (and {r['winners_of_equal_potential_differ']} of equal "
+            "potential)",
+            f"{r['weight_difference']:.0e}",
+        ]
+        for r in record["rows"]
+    ]
+    headings = [
+        "network",
+        "filters, largest",
+        "codes",
+        "spike times, layers 1 and 2",
+        "winners",
+        "weights, largest",
+    ]
+    return markdown(headings, rows) + provenance(record)
+
+
+def spiking_trained(record: dict[str, Any]) -> str:
+    """Trained networks through the compiler."""
+
+    def accuracies(found: dict[str, float]) -> str:
+        return "; ".join(f"{key} {value:.4f}" for key, value in found.items())
+
+    def energy(found: dict[str, Any]) -> str:
+        shares = ", ".join(f"{100 * density:.0f} %" for density in found["densities"])
+        return f"{found['energy_uj'] / 1e3:.2f} mJ at {shares}"
+
+    rows = []
+    for r in record["rows"]:
+        first, last = r["predictions"][0], r["predictions"][-1]
+        rows.append(
+            [
+                r["network"],
+                f"cpu {r['cpu_differs_from_interpreter']} of {r['spike_times']:,}, "
+                f"a100 {r['a100_differs_from_interpreter']} of {r['a100_spike_times']:,}",
+                accuracies(r["accuracy"]),
+                accuracies(r["two_level_accuracy"]),
+                f"{energy(first)}; {energy(last)}",
+            ]
+        )
+    headings = [
+        "network",
+        "spike times that differ",
+        "test accuracy",
+        "with two-level weights",
+        "predicted energy",
+    ]
+    note = (
+        f"\nSpike times of {record['images']} test images (the CUDA kernels: one image, executed by "
+        "emulation under detectors) against the interpreter. Energies of a batch on an A100-SXM4-40GB are "
+        "simulated by the roofline, at the measured shares of the layers' inputs that fire.\n"
+    )
+    return markdown(headings, rows) + note + provenance(record)
+
+
+__all__ = [
+    "rsa_macaque",
+    "spike_density",
+    "spiking_golden",
+    "spiking_learning",
+    "spiking_throughput",
+    "spiking_trained",
+]

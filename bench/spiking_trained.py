@@ -3,8 +3,8 @@
 For each file of bench/trained: the graph is printed and parsed back; spike times of the CPU executable are
 compared with the interpreter's on 64 test images, and with torch's; the CUDA kernels for the A100 are
 assembled, and executed by emulation on some images, under detectors; weights of the layers that learned by
-STDP become two-level (0 below .5, else 1), with the accuracy of the read-out before and after; and densities measured on images of less and
-more contrast change what is predicted for the A100.
+STDP become two-level (0 below .5, else 1), with the accuracy of the read-out before and after; and densities
+measured on images of less and more contrast change what is predicted for the A100.
 
 Run: python bench/spiking_trained.py [--mnist FOLDER] [--nets kheradpisheh mozafari rezghi] [--emulate 1]
 """

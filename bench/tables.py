@@ -291,6 +291,8 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "a100_integer": quantized_tables.a100_integer,
     "cpu_int8": quantized_tables.cpu_int8,
     "spiking_throughput": spiking_tables.spiking_throughput,
+    "spiking_golden": spiking_tables.spiking_golden,
+    "spiking_trained": spiking_tables.spiking_trained,
     "spike_density": spiking_tables.spike_density,
     "spiking_learning": spiking_tables.spiking_learning,
     "rsa_macaque": spiking_tables.rsa_macaque,
