@@ -122,6 +122,14 @@ class SpykerNetwork:
             layer.stdp(wave, winners, self.spyker.fire(potential))
         return np.asarray(self.spyker.to_numpy(layer.kernel))
 
+    def winners(self, image: torch.Tensor, index: int) -> list[list[tuple[int, int, int]]]:
+        """Winners (channel, row, column) of each sample, on dense waves."""
+        config = self.network.configs[index]
+        potential = self.layers[index](self.run(self.code(image), index))
+        potential = self.spyker.inhibit(self.spyker.threshold(potential, config.threshold))
+        found = self.spyker.convwta(potential, config.radius, config.winners)
+        return [[(winner.z, winner.y, winner.x) for winner in sample] for sample in found]
+
     def reward_step(self, image: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
         """One R-STDP update of the last layer on dense waves; its weights."""
         network = self.network
