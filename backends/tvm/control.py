@@ -21,6 +21,7 @@ from plait.backends.tvm.shapes import components
 from plait.ir import Graph, Op, TensorType, Type, Value
 from plait.ir import types as t
 from plait.ir.ops import core
+from plait.ir.types import SpikeType
 
 
 def write_control(frame: Frame, op: Op, regions: tuple[Plan, ...]) -> None:
@@ -122,7 +123,10 @@ def scan_slices(op: core.Scan) -> list[Group]:
     found = []
     for sequence in op.inputs[: len(op.inputs) - op.carries]:
         scratch = Graph(op.name)
-        whole = scratch.add_input(f"{sequence.name}.sequence", sequence.type)
+        kind = sequence.type
+        if isinstance(kind, SpikeType):  # bytes of 0 and 1, as booleans are
+            kind = TensorType(t.boolean, kind.shape)
+        whole = scratch.add_input(f"{sequence.name}.sequence", kind)
         number = scratch.add_input("round", TensorType(t.i64, ()))
         take = core.Take(whole, number, axis=0)
         scratch.add(take, name=f"{op.name}.slice", loc=op.loc)
