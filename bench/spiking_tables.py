@@ -127,6 +127,27 @@ def spiking_golden(record: dict[str, Any]) -> str:
     return markdown(headings, rows) + provenance(record)
 
 
+def nir_examples(record: dict[str, Any]) -> str:
+    """Example graphs of NIR: read, run, written back."""
+    rows = []
+    for r in record["rows"]:
+        if "refused_by_nir" in r:
+            rows.append([r["file"], f"refused by nir {record['nir']}", "", "", ""])
+            continue
+        of = f"of {r['outputs']:,}"
+        rows.append(
+            [
+                r["file"],
+                f"{r['nodes']} nodes",
+                f"{r['cpu_differs_from_interpreter']} {of}",
+                f"{r['differs_from_snntorch']} {of}",
+                "equal" if r["written_back_equal"] else "differs",
+            ]
+        )
+    headings = ["file", "read", "cpu differs from interpreter", "differs from snnTorch", "written back"]
+    return markdown(headings, rows) + provenance(record)
+
+
 def spiking_trained(record: dict[str, Any]) -> str:
     """Trained networks through the compiler."""
 
@@ -166,6 +187,7 @@ def spiking_trained(record: dict[str, Any]) -> str:
 
 
 __all__ = [
+    "nir_examples",
     "rsa_macaque",
     "spike_density",
     "spiking_golden",

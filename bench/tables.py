@@ -291,6 +291,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "a100_integer": quantized_tables.a100_integer,
     "cpu_int8": quantized_tables.cpu_int8,
     "spiking_throughput": spiking_tables.spiking_throughput,
+    "nir_examples": spiking_tables.nir_examples,
     "spiking_golden": spiking_tables.spiking_golden,
     "spiking_trained": spiking_tables.spiking_trained,
     "spike_density": spiking_tables.spike_density,
