@@ -14,10 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import networkx
-
 from plait.ir import REGISTRY, Graph, InputError, Op
-from plait.ir.analysis import to_networkx
 from plait.ir.errors import did_you_mean
 from plait.passes.quantize.scheme import INT8, OpScheme
 
@@ -70,6 +67,11 @@ def matching(graph: Graph, pattern: str) -> list[Op]:
 
 
 def _between(graph: Graph, pattern: str) -> list[Op]:
+    # networkx takes as long to import as the rest of plait.
+    import networkx
+
+    from plait.ir.analysis import to_networkx
+
     match = _SUBGRAPH.fullmatch(pattern)
     if match is None or not (match["start"] or match["end"]):
         raise InputError(
