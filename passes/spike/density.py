@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from plait.ir import Graph, Value
-from plait.ir.ops import spike
+from plait.ir.ops import core, spike
 from plait.ir.types import SpikeType
 from plait.passes.quantize.calibrate import batches_of, run
 
@@ -123,8 +123,6 @@ def annotate_density(
 
 def _share_with_parameters(graph: Graph, found: dict[Value, Density]) -> None:
     """Parameters of loops are computed by no op, so that none was seen: they are what the loop is handed."""
-    from plait.ir.ops import core
-
     for op in graph.walk():
         if not isinstance(op, core.Scan):
             continue

@@ -85,10 +85,9 @@ def read_times(op: core.Min, rw: Rewriter) -> Replace | Skip:
         return found
     if found.steps != steps or chosen.condition.shaped.rank != 5:
         return Skip(f"{chosen.condition} has other steps than the clock")
-    times = found.times(rw, op)
-    kind = op.result.shaped
-    if times.shaped.shape != kind.shape[:1] + kind.shape[-3:]:
-        return Skip(f"{op.result} keeps another shape than [B,C,H,W]")
+    if op.x.shaped.shape != chosen.condition.shaped.shape:
+        return Skip(f"{op.x} spreads {chosen.condition} over more places")
+    times, kind = found.times(rw, op), op.result.shaped
     out = TensorType(kind.dtype, times.shaped.shape)
     cast = core.Cast(times, out=out)
     if op.keepdims:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,8 @@ from tvm.script.ir_builder import tirx as T
 
 from plait.backends.tvm.emit.conv import padded
 from plait.backends.tvm.emit.expressions import number
-from plait.backends.tvm.emit.loops import item_loops, local, product, serial, when
-from plait.backends.tvm.emit.spike_results import earliest_of_sample, pooled
+from plait.backends.tvm.emit.loops import coordinates, item_loops, local, product, serial, when
+from plait.backends.tvm.emit.spike_results import earliest_of_sample, earliest_of_window, pooled
 from plait.backends.tvm.emit.spike_windows import keep_earliest, window_place
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir.ops import spike
@@ -50,14 +49,14 @@ def _neuron_by_neuron(op: Any, args: Arguments, emitter: Emitter) -> list[te.Ten
 
     def neuron(item: Expr, ins: Sequence[Any], outs: Sequence[Any]) -> None:
         times, weights = ins
-        image, channel, *position = _places(item, shape)
+        image, channel, *position = coordinates(item, shape)
         total, since = local("float32"), local("int32")
         total[0], since[0] = number(0, "float32"), number(steps, "int32")
         with serial(0, steps) as step, when(since[0] == steps):
             with serial(0, product(window)) as place:
                 c, row, column, inside = window_place(op, position, place)
                 with when(inside), when(tirx.Cast("int64", times[image, c, row, column]) == step):
-                    synapse = (channel, *_places(place, window))
+                    synapse = (channel, *coordinates(place, window))
                     total[0] = total[0] + weights[synapse]
             with when(total[0] > number(op.v_th, "float32")):
                 since[0] = tirx.Cast("int32", step)
@@ -75,7 +74,7 @@ def _neuron_by_neuron(op: Any, args: Arguments, emitter: Emitter) -> list[te.Ten
     pixels = [shape[0], *shape[2:]]
 
     def inhibit(item: Expr, ins: Sequence[Any], outs: Sequence[Any]) -> None:
-        image, *position = _places(item, pixels)
+        image, *position = coordinates(item, pixels)
 
         def where(channel: Expr) -> Sequence[Expr]:
             return [image, channel, *position]
@@ -88,29 +87,11 @@ def _neuron_by_neuron(op: Any, args: Arguments, emitter: Emitter) -> list[te.Ten
     return list(item_loops(emitter, product(pixels), inhibit, found, results, "inhibited"))
 
 
-def _places(item: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:
-    """The coordinates of an item counted row-major."""
-    found: list[Expr] = []
-    for extent in reversed(extents[1:]):
-        found.insert(0, tirx.floormod(item, extent))
-        item = tirx.floordiv(item, extent)
-    return (item, *found)
-
-
 @emit(spike.FirstSpikePool2d, kind=Kind.INJECTIVE)
 def _first_spike_pool2d(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     """The smallest of the few times of a window, unrolled."""
-    silent = tirx.const(op.steps, "uint8")
-    source = padded(emitter, args.x, op.x.type, pads_of(op, op.pad, 2), silent)
-    columns = op.kernel[1]
-
-    def earliest(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
-        found = silent
-        for k in range(math.prod(op.kernel)):
-            place = (y * op.stride[0] + k // columns, x * op.stride[1] + k % columns)
-            found = tirx.min(found, source(n, c, *place))
-        return found
-
+    source = padded(emitter, args.x, op.x.type, pads_of(op, op.pad, 2), tirx.const(op.steps, "uint8"))
+    earliest = earliest_of_window(source, op.kernel, op.stride, op.steps)
     return te.compute(emitter.shape(op.result.type.shape), earliest, name="first_spike_pool")
 
 

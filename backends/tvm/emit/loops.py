@@ -59,8 +59,8 @@ def product(extents: Sequence[Expr]) -> Expr:
     return total
 
 
-def _places(item: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:
-    """The place of item number `item` on each of some axes that count items."""
+def coordinates(item: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:
+    """The place of item number `item` on each of some axes that count items, row-major."""
     places: list[Expr] = []
     rest = item
     for extent in reversed(extents):
@@ -71,12 +71,12 @@ def _places(item: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:
 
 def part(buffer: Any, item: Expr, lead: Sequence[Expr]) -> View:
     """Array number `item` of a buffer whose leading axes `lead` count arrays."""
-    return View(buffer, _places(item, lead))
+    return View(buffer, coordinates(item, lead))
 
 
 def line(buffer: Any, item: Expr, shape: Sequence[Expr], axis: int) -> View:
     """Line number `item` along an axis of a buffer of `shape`."""
-    places = _places(item, [*shape[:axis], *shape[axis + 1 :]])
+    places = coordinates(item, [*shape[:axis], *shape[axis + 1 :]])
     return View(buffer, places[:axis], places[axis:])
 
 

@@ -15,8 +15,8 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from plait.backends.tvm.emit.cpu.writer import local, scratch
-from plait.backends.tvm.emit.expressions import number, size_of
-from plait.backends.tvm.emit.loops import item_loops, product, serial, when, whole
+from plait.backends.tvm.emit.expressions import number
+from plait.backends.tvm.emit.loops import coordinates, item_loops, product, serial, when, whole
 from plait.backends.tvm.emit.table import Arguments, Emitter, Kind, emit
 from plait.ir.ops import spike
 
@@ -133,7 +133,7 @@ def _by_counting(op: Any, args: Arguments, emitter: Emitter, shape: Sequence[Exp
     """The place of a value is how many of its sample are larger, or equal and before it."""
     flat = te.compute(
         [shape[0], product(shape[1:])],
-        lambda n, i: args.x(n, *_coordinates(i, shape[1:])),
+        lambda n, i: args.x(n, *coordinates(i, shape[1:])),
         name="flat",
     )
     values = emitter.stage("flat", flat)
@@ -153,7 +153,7 @@ def _by_counting(op: Any, args: Arguments, emitter: Emitter, shape: Sequence[Exp
 
     def rank(item: Expr, ins: Sequence[Any], outs: Sequence[Any]) -> None:
         x, least, counts = ins
-        sample, *place = _coordinates(item, shape)
+        sample, *place = coordinates(item, shape)
         index = tirx.floormod(item, product(shape[1:]))
         before = T.alloc_buffer([1], "int32", scope="local", layout=None)
         T.buffer_store(before, number(0, "int32"), [whole(0)])
@@ -171,16 +171,6 @@ def _by_counting(op: Any, args: Arguments, emitter: Emitter, shape: Sequence[Exp
         emitter, product(shape), rank, [values, lowest, above], [(shape, "uint8")], "rank_order_code"
     )
     return found
-
-
-def _coordinates(item: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:
-    """The coordinates of an item counted row-major."""
-    found: list[Expr] = []
-    for extent in reversed(extents[1:]):
-        one = size_of(extent) == 1
-        found.insert(0, whole(0) if one else tirx.floormod(item, extent))
-        item = item if one else tirx.floordiv(item, extent)
-    return (item, *found)
 
 
 __all__: list[str] = []

@@ -149,7 +149,7 @@ def _dense_conv2d(op: Any, args: Arguments, emitter: Emitter) -> te.Tensor:
     if tensor_core_element(emitter, image, op.w) is not None:
         # Tensor cores copy their operands from memory: there the numbers stand for the image.
         numbers = emitter.stage("numbers", numbers)
-        emitter._placeholders[image, 0, None] = numbers
+        emitter.stand_in(image, numbers)
 
     def lookup(value: Value) -> te.Tensor:
         return numbers if value is image else args.w if value is op.w else args.b

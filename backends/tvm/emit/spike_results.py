@@ -5,8 +5,7 @@ The event-driven kernels of a CPU do both themselves; other kernels leave it to 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import te, tirx
@@ -19,6 +18,29 @@ from plait.ir import TensorType
 from plait.ir import types as t
 
 
+def window(kernel: Sequence[int], stride: Sequence[int], n: Expr, c: Expr, y: Expr, x: Expr) -> list[Any]:
+    """The places [n, c, y, x] in the padded operand that a place of a pooled result sees."""
+    return [
+        (n, c, y * stride[0] + row, x * stride[1] + column)
+        for row in range(kernel[0])
+        for column in range(kernel[1])
+    ]
+
+
+def earliest_of_window(
+    times: Callable[..., Expr], kernel: Sequence[int], stride: Sequence[int], steps: int
+) -> Callable[..., Expr]:
+    """The smallest of the few times of a window, unrolled, as a function of the place; at most `steps`."""
+
+    def earliest(*i: Expr) -> Expr:
+        found = tirx.const(steps, "uint8")
+        for at in window(kernel, stride, *i):
+            found = tirx.min(found, times(*at))
+        return found
+
+    return earliest
+
+
 def pooled(op: Any, found: Sequence[te.Tensor], emitter: Emitter) -> list[te.Tensor]:
     """Times, and potentials where they are given, after the pooling of a `spike.first_spike_conv2d`.
 
@@ -28,17 +50,7 @@ def pooled(op: Any, found: Sequence[te.Tensor], emitter: Emitter) -> list[te.Ten
     silent = tirx.const(op.steps, "uint8")
     pads = [(side, side) for side in op.pool_pad]
     times = padded(emitter, found[0], neurons, pads, silent)
-    columns = op.pool[1]
-
-    def place(i: Sequence[Expr], k: int) -> tuple[Expr, ...]:
-        n, c, y, x = i
-        return n, c, y * op.pool[0] + k // columns, x * op.pool[1] + k % columns
-
-    def earliest(*i: Expr) -> Expr:
-        first = silent
-        for k in range(math.prod(op.pool)):
-            first = tirx.min(first, times(*place(i, k)))
-        return first
+    earliest = earliest_of_window(times, op.pool, op.pool, op.steps)
 
     shape = emitter.shape(op.results[0].shaped.shape)
     first = te.compute(shape, earliest, name="pooled_times")
@@ -49,8 +61,7 @@ def pooled(op: Any, found: Sequence[te.Tensor], emitter: Emitter) -> list[te.Ten
 
     def largest(*i: Expr) -> Expr:
         level: Expr = lowest
-        for k in range(math.prod(op.pool)):
-            at = place(i, k)
+        for at in window(op.pool, op.pool, *i):
             level = tirx.max(level, tirx.Select(times(*at) == earliest(*i), levels(*at), lowest))
         return tirx.Select(earliest(*i) < silent, level, number(0, "float32"))
 
@@ -79,4 +90,4 @@ def earliest_of_sample(op: Any, found: Sequence[te.Tensor], emitter: Emitter) ->
     return [silence(tensor, value) for tensor, value in zip(found, silent)]
 
 
-__all__ = ["earliest_of_sample", "pooled"]
+__all__ = ["earliest_of_sample", "earliest_of_window", "pooled"]

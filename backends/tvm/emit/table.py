@@ -225,6 +225,10 @@ class Emitter:
         dtype = packing.dtype or self.dtype(value.type)
         return self._placeholder(Source(value, 0, packing), exprs, dtype, value.name)
 
+    def stand_in(self, value: Value, tensor: te.Tensor) -> None:
+        """Let a value that is in no graph be read from a tensor of an earlier stage."""
+        self._placeholders[value, 0, None] = tensor
+
     def parameter(self, number: float | int | str) -> float | int | te.Tensor:
         """A scale or zero point of a quantised type: a number, or the constant it refers to."""
         return self.placeholders(self.constants[number]) if isinstance(number, str) else number

@@ -29,6 +29,14 @@ def _(image: Tensor, steps: int) -> Tensor:
     return image.new_empty(image.shape, dtype=torch.uint8)
 
 
+def _potentials(
+    times: Tensor, weight: Tensor, steps: int, threshold: float, padding: int, inhibit: bool
+) -> Tensor:
+    """Potentials [B, steps, O, H', W'] of a layer, after inhibition where it is wanted."""
+    potential = layers.convolve(coding.wave_of(times, steps), weight, padding=padding)
+    return layers.inhibit(potential, threshold) if inhibit else potential
+
+
 @torch.library.custom_op("plait::first_spike_conv2d", mutates_args=())
 def first_spike_conv2d(
     times: Tensor, weight: Tensor, steps: int, threshold: float, padding: int, inhibit: bool
@@ -40,9 +48,7 @@ def first_spike_conv2d(
     threshold.  With `inhibit`, at each place only the channel that fires first keeps its spike, see
     `layers.inhibit`.
     """
-    potential = layers.convolve(coding.wave_of(times, steps), weight, padding=padding)
-    if inhibit:
-        potential = layers.inhibit(potential, threshold)
+    potential = _potentials(times, weight, steps, threshold, padding, inhibit)
     return coding.first_spike_times(potential, threshold).to(torch.uint8)
 
 
@@ -63,9 +69,7 @@ def first_spike_potentials(
 
     -> uint8 [B, O, H', W'], float32 [B, O, H', W'].
     """
-    potential = layers.convolve(coding.wave_of(times, steps), weight, padding=padding)
-    if inhibit:
-        potential = layers.inhibit(potential, threshold)
+    potential = _potentials(times, weight, steps, threshold, padding, inhibit)
     found = coding.first_spike_times(potential, threshold)
     level = potential.gather(1, found.clamp(max=steps - 1).unsqueeze(1)).squeeze(1)
     return found.to(torch.uint8), torch.where(found < steps, level, 0.0)

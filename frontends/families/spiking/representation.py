@@ -56,9 +56,10 @@ class Stages(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """The code, layer 1, layer 2, ..."""
-        code = events.encode(self.network, image)
-        later = (events.run(self.network, code, count + 1) for count in range(len(self.network.configs)))
-        return code, *later
+        found = [events.encode(self.network, image)]
+        for layer in range(len(self.network.configs)):
+            found.append(events.layer_times(self.network, found[-1], layer))
+        return tuple(found)
 
 
 @torch.no_grad()

@@ -143,3 +143,19 @@ def test_other_convolutions_are_left() -> None:
     after, report = optimize(graph, "waves-to-first-spikes,incremental-potentials")
     assert after == graph
     assert "is no wave" in report.rows[1].remarks[0]
+
+
+def test_a_wave_that_is_spread_over_more_places_is_left() -> None:
+    """The rule must not add ops before it knows that it applies."""
+
+    class Spread(nn.Module):
+        def forward(self, times: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            clock = torch.arange(5).reshape(1, 5, 1, 1, 1)
+            wave = times.unsqueeze(1) <= clock
+            return torch.where(wave, clock, torch.full_like(other, 5)).amin(dim=1)
+
+    times, other = torch.randint(0, 7, (2, 3, 1, 4)), torch.zeros(2, 5, 3, 6, 4, dtype=torch.int64)
+    graph = optimize(plait.lower(Spread(), (times, other)), "canonicalize,fold-constants")[0]
+    after, report = optimize(graph, "waves-to-first-spikes")
+    assert after == graph
+    assert report.rows[0].status == "unchanged"
